@@ -1,0 +1,212 @@
+"""Molecules: the only door to RDKit, and the one gate where input is judged. Knows no token and no file.
+
+Every function keeps RDKit's log quiet while it runs, and leaves the log's settings as they were.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+from rdkit import Chem
+from rdkit.Chem import rdMolDescriptors
+from rdkit.Chem.MolStandardize import rdMolStandardize
+from rdkit.Chem.Scaffolds import MurckoScaffold
+from rdkit.rdBase import BlockLogs, CaptureErrorLog
+
+
+class BadMolecule(NamedTuple):
+    """A molecule that could not be used."""
+
+    row: int
+    """Position in the input, counted from 0."""
+    molecule: object
+    """What stood there."""
+    reason: str
+    """Why it was refused, for a chemist to read."""
+
+
+class MoleculeError(ValueError):
+    """Some molecules of an input cannot be used.
+
+    Attributes
+    ----------
+    rows : list of BadMolecule
+        All of them, in input order. The message names every row and shows the first five in full.
+    """
+
+    def __init__(self, rows: list[BadMolecule]) -> None:
+        super().__init__(rows)
+        self.rows = rows
+
+    def __str__(self) -> str:
+        shown = [f"  row {row}: {molecule!r:.80}: {reason}" for row, molecule, reason in self.rows[:5]]
+        if len(self.rows) > 5:
+            shown.append(f"  and {len(self.rows) - 5} more")
+        where = ", ".join(str(bad.row) for bad in self.rows)
+        head = f"{len(self.rows)} bad molecule(s), row(s) {where}:"
+        return "\n".join([head, *shown, "Correct or remove them, or choose another on_error."])
+
+
+MAX_CHARACTERS = 5000
+"""Longest SMILES that is read. RDKit's time grows with the square of the length, and a chain of 30,000 atoms
+overflows the stack and takes the process along."""
+
+_PLAIN_SMILES = Chem.SmilesParserParams()
+_PLAIN_SMILES.allowCXSMILES = False
+_PLAIN_SMILES.parseName = False
+
+
+def parse(molecule: object) -> Chem.Mol:
+    """Read one molecule.
+
+    A Mol is written and read again, so that what comes back depends on the molecule alone: not on explicit
+    hydrogens, conformers, properties, or whether it was sanitised.
+
+    Parameters
+    ----------
+    molecule : str or Mol
+        White space around a SMILES is ignored; anything after it (a name, CXSMILES) is an error.
+
+    Raises
+    ------
+    ValueError
+        With the reason alone, in RDKit's words where it is RDKit that refuses.
+    """
+    with BlockLogs(), CaptureErrorLog() as log:
+        if isinstance(molecule, Chem.Mol):
+            if not 0 < molecule.GetNumAtoms() <= MAX_CHARACTERS:
+                raise ValueError(f"{molecule.GetNumAtoms():,} atoms; 1 to {MAX_CHARACTERS:,} are read")
+            molecule = Chem.MolToSmiles(molecule)
+        if not isinstance(molecule, str):
+            shown = f" ({molecule})" if isinstance(molecule, int | float) else ""
+            raise ValueError(f"not a string or RDKit Mol but {type(molecule).__name__}{shown}")
+        smiles = molecule.strip()
+        if not smiles:
+            raise ValueError("empty string")
+        if len(smiles) > MAX_CHARACTERS:
+            raise ValueError(f"{len(smiles):,} characters; at most {MAX_CHARACTERS:,} are read")
+        if alien := re.search(r"[^!-~]", smiles):  # RDKit stops there or skips it, in silence
+            raise ValueError(f"{alien[0]!r} at character {alien.start() + 1} belongs to no SMILES")
+        mol = Chem.MolFromSmiles(smiles, _PLAIN_SMILES)
+    if mol is None:
+        raise ValueError(_reason(log.messages))
+    return mol
+
+
+def _reason(log: str) -> str:
+    """Tell a chemist what RDKit's error log says.
+
+    >>> _reason("[12:00:00] SMILES Parse Error: unclosed ring for input: 'C1CC'")
+    'unclosed ring'
+    """
+    first = re.sub(r"^\[[\d:]+\] (SMILES Parse Error: )?", "", log.partition("\n")[0])
+    what = re.sub(r" (while parsing|for input):.*", "", first)
+    where = re.search(r"around position (\d+)", log)
+    return f"{what} around character {where[1]}" if where else what or "RDKit cannot read it"
+
+
+def to_smiles(mol: Chem.Mol) -> str:
+    """Canonical isomeric SMILES."""
+    return Chem.MolToSmiles(mol)
+
+
+def canonicalize(
+    molecules: Iterable[object], standardize: bool = False
+) -> tuple[list[str | None], list[str | None]]:
+    """Judge many molecules: the gate that all input passes.
+
+    Parameters
+    ----------
+    molecules : iterable of str or Mol
+        Anything else in it is a bad molecule, not an error.
+    standardize : bool
+        Whether to apply :func:`standardize` first.
+
+    Returns
+    -------
+    smiles : list of str or None
+        Canonical SMILES, None for a bad molecule; one an input, in input order.
+    reasons : list of str or None
+        Why a molecule is bad, None for a good one.
+    """
+    read = _read_standardized if standardize else parse
+    smiles: list[str | None] = []
+    reasons: list[str | None] = []
+    with BlockLogs():
+        for molecule in molecules:
+            try:
+                smiles.append(to_smiles(read(molecule)))
+                reasons.append(None)
+            except ValueError as error:
+                smiles.append(None)
+                reasons.append(str(error))
+    return smiles, reasons
+
+
+_LARGEST_FRAGMENT = rdMolStandardize.LargestFragmentChooser(preferOrganic=True)
+_UNCHARGER = rdMolStandardize.Uncharger()
+
+
+def standardize(mol: Chem.Mol) -> Chem.Mol:
+    """Bring a molecule into the form that the pretraining corpus has.
+
+    Atom-map numbers are dropped, the largest fragment is kept (one with carbon if there is any), and charges
+    are neutralised where adding or taking hydrogen does it.
+    """
+    with BlockLogs():
+        mol = Chem.Mol(mol)
+        for atom in mol.GetAtoms():
+            atom.SetAtomMapNum(0)
+        return parse(_UNCHARGER.uncharge(_LARGEST_FRAGMENT.choose(mol)))
+
+
+def _read_standardized(molecule: object) -> Chem.Mol:
+    return standardize(parse(molecule))
+
+
+def random_spellings(mol: Chem.Mol, k: int, seed: int) -> list[str]:
+    """Draw `k` random SMILES of a molecule; the same `seed` (any int) gives the same ones."""
+    # RDKit's generator takes 1 to 2^31 - 2 as they are, and 0 for "unseeded"
+    return list(Chem.MolToRandomSmilesVect(mol, k, randomSeed=1 + seed % (2**31 - 2)))
+
+
+def murcko_scaffold(smiles: str) -> str:
+    """Bemis-Murcko scaffold without stereochemistry, as canonical SMILES; empty for an acyclic molecule."""
+    return MurckoScaffold.MurckoScaffoldSmiles(mol=parse(smiles), includeChirality=False)
+
+
+# All properties that RDKit computes in C++ from the graph, but for the indices over paths of two bonds and more
+# (Phi is a product of one): these nine alone take as long as the rest.
+_LEFT_OUT = {"chi2n", "chi2v", "chi3n", "chi3v", "chi4n", "chi4v", "kappa2", "kappa3", "Phi"}
+_PROPERTIES = rdMolDescriptors.Properties(
+    [name for name in rdMolDescriptors.Properties.GetAvailableProperties() if name not in _LEFT_OUT]
+)
+_VECTORS = {
+    "SlogP_VSA": rdMolDescriptors.SlogP_VSA_,
+    "SMR_VSA": rdMolDescriptors.SMR_VSA_,
+    "PEOE_VSA": rdMolDescriptors.PEOE_VSA_,
+}
+DESCRIPTOR_NAMES: tuple[str, ...] = (
+    *_PROPERTIES.GetPropertyNames(),
+    *(f"{name}{i + 1}" for name, f in _VECTORS.items() for i in range(len(f(Chem.MolFromSmiles("C"))))),
+)
+"""What :func:`descriptors` returns, in order: RDKit's names, vectors numbered from 1."""
+
+
+def descriptors(mol: Chem.Mol) -> Float32[np.ndarray, " p"]:
+    """Physical and topological descriptors of a molecule, raw, in RDKit's units.
+
+    Returns
+    -------
+    ndarray of float32, shape (len(DESCRIPTOR_NAMES),)
+        All finite: where RDKit has no finite value (an element without parameters) stands 0.
+    """
+    with BlockLogs():
+        values = [*_PROPERTIES.ComputeProperties(mol)]
+        for vector in _VECTORS.values():
+            values += vector(mol)
+    return np.nan_to_num(np.array(values, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
