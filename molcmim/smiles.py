@@ -179,8 +179,8 @@ def murcko_scaffold(smiles: str) -> str:
     return MurckoScaffold.MurckoScaffoldSmiles(mol=parse(smiles), includeChirality=False)
 
 
-# All properties that RDKit computes in C++ from the graph, but for the indices over paths of two bonds and more
-# (Phi is a product of one): these nine alone take nearly as long as the rest.
+# All properties that RDKit computes in C++ from the graph, but for the indices over paths of two bonds and
+# more (Phi is a product of one): these nine alone take nearly as long as the rest.
 _LEFT_OUT = {"chi2n", "chi2v", "chi3n", "chi3v", "chi4n", "chi4v", "kappa2", "kappa3", "Phi"}
 _PROPERTIES = rdMolDescriptors.Properties(
     [name for name in rdMolDescriptors.Properties.GetAvailableProperties() if name not in _LEFT_OUT]
