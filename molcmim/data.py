@@ -144,7 +144,8 @@ class TokenStore:
         m = self.manifest
         return (
             f"TokenStore({str(self.path)!r}: {len(self):,} molecules x {m.spellings} spellings, "
-            f"{m.notation}, {m.num_tokens:,} tokens, longest {m.max_tokens}, {len(m.descriptor_names)} descriptors)"
+            f"{m.notation}, {m.num_tokens:,} tokens, longest {m.max_tokens}, "
+            f"{len(m.descriptor_names)} descriptors)"
         )
 
     def __reduce__(self) -> tuple[type[TokenStore], tuple[Path]]:

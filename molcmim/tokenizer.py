@@ -1,8 +1,9 @@
-"""Tokenizer: SMILES and SELFIES strings <-> token ids, lossless or an error. Knows no RDKit and no molecule files.
+"""Tokenizer: SMILES and SELFIES strings <-> token ids, lossless or an error. Knows no RDKit and no files.
 
 The format of record is a Hugging Face fast tokenizer (`tokenizers/<name>/tokenizer.json`): a vocabulary of
 whole symbols (`Cl`, `[nH]`, `[Branch1]`) above every printable ASCII character, so that any molecule string
-has an encoding. `Codec` is its twin for bulk work: the same ids, without transformers, about thirty times as fast.
+has an encoding. `Codec` is its twin for bulk work: the same ids, without transformers, about thirty times as
+fast.
 """
 
 from __future__ import annotations
@@ -138,10 +139,10 @@ def find_tokenizer(name_or_path: str | os.PathLike[str]) -> Path:
     for folder in (Path(name_or_path), *(home / name_or_path for home in homes)):
         if (folder / "tokenizer.json").is_file():
             return folder
-    found = [f"{home}: {', '.join(p.parent.name for p in home.glob('*/tokenizer.json'))}" for home in homes]
+    known = sorted(folder.parent for home in homes for folder in home.glob("*/tokenizer.json"))
     raise FileNotFoundError(
-        f"no tokenizer {str(name_or_path)!r}: it is no folder with a tokenizer.json; known by name are\n  "
-        + "\n  ".join(sorted(found))
+        f"no tokenizer {str(name_or_path)!r}: it is no folder with a tokenizer.json; those known by name are "
+        + (", ".join(f"{folder.name} ({folder})" for folder in known) or f"none (looked in {homes})")
     )
 
 
