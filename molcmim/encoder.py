@@ -1,0 +1,102 @@
+"""Perceiver encoder: a molecule's tokens -> K latent vectors. Knows nothing of posteriors.
+
+Shapes: b batch, t tokens, k latents, d width, l layers, h heads.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from molcmim.config import MolCMIMConfig
+from molcmim.layers import Block, attend, split_heads
+
+
+class Read(nn.Module):
+    """Cross-attention of the latents to keys and values that were projected for all layers at once."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b k d"],
+        key: Float[Tensor, "b h t e"],
+        value: Float[Tensor, "b h t e"],
+        mask: Bool[Tensor, "b 1 1 t"],
+    ) -> Float[Tensor, "b k d"]:
+        """Add to each latent what it reads from the tokens."""
+        query = split_heads(self.query(self.norm(x)), self.heads)
+        return x + self.dropout(self.out(attend(query, key, value, mask)))
+
+
+class Encoder(nn.Module):
+    """Perceiver encoder (Jaegle et al., arXiv 2103.03206) as MolMIM uses it (arXiv 2208.09016).
+
+    K learned latent vectors read the tokens by cross-attention and then attend to each other, once a layer. The
+    tokens themselves are never transformed between layers, so the keys and values of all layers are one matrix
+    product, and the cost grows linearly with the length of the molecule.
+    """
+
+    def __init__(self, config: MolCMIMConfig) -> None:
+        super().__init__()
+        d = config.width
+        self.heads = config.heads
+        self.pad_token_id = config.pad_token_id
+        self.tokens = nn.Embedding(config.vocab_size, d, padding_idx=config.pad_token_id)
+        self.positions = nn.Embedding(config.max_position_embeddings, d)
+        self.stem = Stem(d, config.stem_kernel) if config.stem_kernel else None
+        self.norm = nn.LayerNorm(d)
+        self.dropout = nn.Dropout(config.dropout)
+        self.latents = nn.Parameter(torch.empty(config.num_latents, d))
+        self.key_value = nn.Linear(d, config.encoder_layers * 2 * d)
+        self.reads = nn.ModuleList(
+            Read(d, config.heads, config.dropout) for _ in range(config.encoder_layers)
+        )
+        self.blocks = nn.ModuleList(
+            Block(d, config.heads, config.dropout, causal=False) for _ in range(config.encoder_layers)
+        )
+        self.final_norm = nn.LayerNorm(d)
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b t"],
+        attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+    ) -> Float[Tensor, "b k d"]:
+        """Read molecules; padding (mask 0, or the pad id where no mask is given) is never seen."""
+        mask = (input_ids != self.pad_token_id) if attention_mask is None else attention_mask.bool()
+        x = self.tokens(input_ids) + self.positions.weight[: input_ids.shape[1]]
+        if self.stem is not None:
+            x = self.stem(x, mask)
+        x = self.dropout(self.norm(x))
+        # (b t (l 2 h e)) -> (l 2 b h t e)
+        key_value = (
+            self.key_value(x).unflatten(-1, (len(self.reads), 2, self.heads, -1)).permute(2, 3, 0, 4, 1, 5)
+        )
+        latents = self.latents.expand(len(x), -1, -1)
+        for read, block, (key, value) in zip(self.reads, self.blocks, key_value, strict=True):
+            latents = block(read(latents, key, value, mask[:, None, None, :]))
+        return self.final_norm(latents)
+
+
+class Stem(nn.Module):
+    """Depthwise convolution over neighbouring tokens, so that what is read are short strings, not lone letters."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+
+    def forward(self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
+        """Mix; padding enters as zeros, as if the sequence ended there."""
+        y = self.norm(x) * mask[..., None]
+        y = self.depthwise(y.transpose(1, 2)).transpose(1, 2)
+        return x + self.down(nn.functional.gelu(self.up(y), approximate="tanh"))

@@ -1,0 +1,142 @@
+"""What is measured on held-out molecules and on the machine. Knows the model and batches, no training.
+
+Shapes: b batch, z latent dimension.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from molcmim.config import MolCMIMConfig
+from molcmim.generation import decode_ids
+from molcmim.model import MolCMIMModel
+
+ACTIVE_VARIANCE = 0.01
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
+"""Dense bf16 FLOP/s by a part of the GPU's name (vendors' data sheets)."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """How a model does on molecules it has not seen.
+
+    Attributes
+    ----------
+    exact_reconstruction : float
+        Share of molecules whose target string comes back whole from z = mu by greedy decoding.
+    token_accuracy : float
+        Share of tokens that are the most probable under teacher forcing with z = mu.
+    nats_per_token, bits_per_character : float
+        -log p(x|mu), over predicted tokens and over the characters they spell.
+    active_dimensions : int
+        Latent dimensions in which mu varies by more than 0.01 (Burda et al., arXiv 1509.00519).
+    effective_rank : float
+        Exponential of the entropy of the normalised singular values of centred mu (Roy & Vetterli, 2007).
+    mean_cosine : float
+        Mean cosine between mu of different molecules.
+    descriptor_r2 : float
+        Share of the standardised descriptors' variance that the chemistry factor explains; NaN without it.
+    """
+
+    exact_reconstruction: float
+    token_accuracy: float
+    nats_per_token: float
+    bits_per_character: float
+    active_dimensions: int
+    effective_rank: float
+    mean_cosine: float
+    descriptor_r2: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return the fields by name."""
+        return asdict(self)
+
+
+@torch.inference_mode()
+def held_out(
+    model: MolCMIMModel, batches: Iterable[dict[str, Tensor]], token_characters: Float[Tensor, " v"]
+) -> HeldOut:
+    """Evaluate on batches as ``molcmim.data.BucketedBatches`` yields them, on the model's device and in its precision.
+
+    `token_characters` holds how many characters each token spells (0 for special tokens).
+    """
+    training = model.training
+    model.eval()
+    exact = correct = tokens = nats = characters = 0.0
+    mus, residual, total = [], 0.0, 0.0
+    for batch in batches:
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        target = batch["target_ids"]
+        out = model(batch["input_ids"], target, batch["attention_mask"], sample=False)
+        correct += out.num_correct.sum().item()
+        tokens += out.num_tokens.sum().item()
+        nats -= out.log_px.double().sum().item()
+        characters += token_characters.to(target.device)[target].sum().item()
+        decoded = decode_ids(model, out.mu, max_length=target.shape[1])
+        decoded = F.pad(decoded, (0, target.shape[1] - decoded.shape[1]), value=model.config.pad_token_id)
+        exact += (decoded == target).all(1).sum().item()
+        if out.descriptors is not None and "descriptors" in batch:
+            residual += (out.descriptors - batch["descriptors"]).square().sum().item()
+            total += (batch["descriptors"] - batch["descriptors"].mean(0)).square().sum().item()
+        mus.append(out.mu.cpu())
+    model.train(training)
+    mu = torch.cat(mus)
+    return HeldOut(
+        exact_reconstruction=exact / len(mu),
+        token_accuracy=correct / tokens,
+        nats_per_token=nats / tokens,
+        bits_per_character=nats / characters / math.log(2) if characters else math.nan,
+        active_dimensions=int((mu.var(0) > ACTIVE_VARIANCE).sum()),
+        effective_rank=effective_rank(mu),
+        mean_cosine=mean_cosine(mu),
+        descriptor_r2=1 - residual / total if total else math.nan,
+    )
+
+
+def effective_rank(x: Float[Tensor, "b z"]) -> float:
+    """Exponential of the entropy of the normalised singular values of centred `x` (Roy & Vetterli, 2007)."""
+    singular = torch.linalg.svdvals((x - x.mean(0)).double())
+    p = singular / singular.sum()
+    return torch.special.entr(p).sum().exp().item()
+
+
+def mean_cosine(x: Float[Tensor, "b z"]) -> float:
+    """Mean cosine between different rows."""
+    unit = F.normalize(x.double(), dim=-1)
+    return ((unit.sum(0).square().sum() - len(x)) / (len(x) * (len(x) - 1))).item()
+
+
+def training_flops(config: MolCMIMConfig, tokens: int) -> float:
+    """Floating-point operations to train on one molecule of `tokens` tokens: forward, and twice that backward."""
+    with torch.device("meta"):
+        model = MolCMIMModel(config).train()
+        ids = torch.ones(1, tokens, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(ids, ids, ids)
+    return 3.0 * counter.get_total_flops()
+
+
+def peak_flops(device: torch.device) -> float:
+    """FLOP/s that matrix products can reach in bfloat16: the data sheet's for a known GPU, else measured."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        known = [peak for part, peak in PEAK_FLOPS.items() if part in name]
+        if known:
+            return known[0]
+    a = torch.randn(4096, 1024, device=device, dtype=torch.bfloat16)
+    b = torch.randn(1024, 1024, device=device, dtype=torch.bfloat16)
+    best = 0.0
+    for _ in range(5):
+        start = time.perf_counter()
+        (a @ b).sum().item()
+        best = max(best, 2.0 * 4096 * 1024 * 1024 / (time.perf_counter() - start))
+    return best

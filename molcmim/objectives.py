@@ -1,0 +1,160 @@
+"""Objectives: pure functions of tensors -> named parts. Knows no network, no molecules, no trainer.
+
+Every part is a (b,) tensor of log-densities in nats that training maximises: the loss is the negative batch mean of
+their sum. All arithmetic is float32, whatever precision the tensors come in.
+
+Shapes: b batch, n batch over all ranks, z latent dimension, p descriptors.
+
+Sources: MIM (arXiv 1910.03175), MolMIM (2208.09016), cMIM (2509.21511), Contrastive KERMT (2606.11508).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from molcmim.latent import LOG_2PI, Posterior, log_prior
+
+Parts = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What an objective sees of a batch.
+
+    Attributes
+    ----------
+    log_px : Tensor
+        (b,) log p(x|z), summed over tokens (or pixels).
+    num_tokens : Tensor
+        (b,) how many terms that sum has.
+    z : Tensor
+        (b, z) latent codes.
+    posterior : Posterior
+        q(z|x) that z was drawn from.
+    all_z : Tensor or None
+        (n, z) codes of all ranks; None if `z` is all there is.
+    first : int
+        Index in `all_z` of this rank's first row.
+    """
+
+    log_px: Float[Tensor, " b"]
+    num_tokens: Int[Tensor, " b"]
+    z: Float[Tensor, "b z"]
+    posterior: Posterior
+    all_z: Float[Tensor, "n z"] | None = None
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Choices that objectives share.
+
+    Attributes
+    ----------
+    temperature : float
+        tau, above 0.
+    reduction : {"mean", "sum"}
+        "sum" is the equations as written; "mean" divides log p(x|z) by its token count, and log q(z|x) and log P(z)
+        by the latent dimension, as NVIDIA's released configurations do.
+    """
+
+    temperature: float = 1.0
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        if self.reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}")
+
+
+def log_p_match(
+    z: Float[Tensor, "b z"],
+    temperature: float = 1.0,
+    denominator: str = "mean",
+    all_z: Float[Tensor, "n z"] | None = None,
+    first: int = 0,
+) -> Float[Tensor, " b"]:
+    r"""Log-probability that each molecule and its own code belong together, log p_{k=1}(x_i, z_i).
+
+    With g_ij = exp(cos(z_i, z_j) / tau), it is log g_ii - log(g_ii + mean_{j != i} g_ij) (cMIM, arXiv 2509.21511,
+    Eq. 9). Since g_ii = e^(1/tau) is constant, the gradient reaches z through the negatives alone.
+
+    Parameters
+    ----------
+    z : Tensor
+        (b, z) codes.
+    temperature : float
+        tau.
+    denominator : {"mean", "sum"}
+        How negatives are pooled; "sum" is the paper's ablation cMIM-sum, and InfoNCE of z with itself.
+    all_z : Tensor, optional
+        (n, z) codes that serve as negatives, `z` among them; default `z`.
+    first : int
+        Index of ``z[0]`` in `all_z`.
+
+    Returns
+    -------
+    Tensor
+        (b,) at most 0; exactly 0 where there is no negative (n = 1).
+
+    Raises
+    ------
+    ValueError
+        If `denominator` is neither "mean" nor "sum".
+    """
+    if denominator not in ("mean", "sum"):
+        raise ValueError(f"denominator must be 'mean' or 'sum', got {denominator!r}")
+    with torch.autocast(z.device.type, enabled=False):
+        z = F.normalize(z.float(), dim=-1)
+        others = z if all_z is None else F.normalize(all_z.float(), dim=-1)
+        num_negatives = len(others) - 1
+        if num_negatives == 0:
+            return z.new_zeros(len(z))
+        logits = z @ others.T / temperature
+        own = torch.arange(first, first + len(z), device=z.device)[:, None]
+        log_negatives = logits.scatter(1, own, -torch.inf).logsumexp(1)
+        if denominator == "mean":
+            log_negatives = log_negatives - math.log(num_negatives)
+        return -F.softplus(log_negatives - 1.0 / temperature)
+
+
+def log_p_descriptors(predicted: Float[Tensor, "b p"], descriptors: Float[Tensor, "b p"]) -> Float[Tensor, " b"]:
+    """Chemistry factor log p(d|z): a unit-variance Gaussian over standardised descriptors (after arXiv 2606.11508)."""
+    return -0.5 * (LOG_2PI + (predicted.float() - descriptors.float()) ** 2).sum(-1)
+
+
+def a_mim(sample: Sample, settings: Settings) -> Parts:
+    """A-MIM: log p(x|z) + 1/2 (log q(z|x) + log P(z)) with z ~ q(z|x) (arXiv 1910.03175; MolMIM, 2208.09016)."""
+    log_qz = sample.posterior.log_prob(sample.z)
+    log_pz = log_prior(sample.z)
+    return {
+        "log_px": _per_token(sample, settings),
+        "half_log_qz": 0.5 * _per_dimension(log_qz, sample, settings),
+        "half_log_pz": 0.5 * _per_dimension(log_pz, sample, settings),
+    }
+
+
+def c_mim(sample: Sample, settings: Settings) -> Parts:
+    """cMIM: A-MIM + log p_{k=1}(x, z) (arXiv 2509.21511, Eq. 9)."""
+    log_p = log_p_match(sample.z, settings.temperature, "mean", sample.all_z, sample.first)
+    return {**a_mim(sample, settings), "log_p_match": log_p}
+
+
+def _per_token(sample: Sample, settings: Settings) -> Float[Tensor, " b"]:
+    log_px = sample.log_px.float()
+    return log_px / sample.num_tokens if settings.reduction == "mean" else log_px
+
+
+def _per_dimension(log_p: Float[Tensor, " b"], sample: Sample, settings: Settings) -> Float[Tensor, " b"]:
+    return log_p / sample.z.shape[-1] if settings.reduction == "mean" else log_p
+
+
+OBJECTIVES: dict[str, Callable[[Sample, Settings], Parts]] = {"mim": a_mim, "cmim": c_mim}

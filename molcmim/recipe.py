@@ -1,0 +1,131 @@
+"""How a model is pretrained: one record of all choices, read from a recipe file. Knows no loop and no data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from molcmim.data import MODES
+from molcmim.objectives import OBJECTIVES, Settings
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a pretraining run.
+
+    Attributes
+    ----------
+    size : str
+        Named size of the model, see ``molcmim.config.SIZES``.
+    model : dict
+        Single settings of ``MolCMIMConfig`` that differ from the named size.
+    objective : str
+        Name in ``molcmim.objectives.OBJECTIVES``.
+    temperature, reduction
+        See ``molcmim.objectives.Settings``.
+    mode : {"canonical", "equivariant", "invariant"}
+        What is read and what is to be written, see ``molcmim.data.BucketedBatches``.
+    posterior : {"sampled", "learned"}
+        See ``MolCMIMConfig``.
+    chemistry_factor : bool
+        Whether log p(d | z) over the store's descriptors is added to the objective.
+    batch_size : int
+        Molecules per step, over all ranks.
+    steps : int
+        Optimizer steps of the whole run.
+    learning_rate, warmup_steps, decay_share
+        Peak of the schedule, its linear warm-up, and the last share of the steps, over which it falls to 0
+        (1 - sqrt shape, Haegele et al., arXiv 2405.18392); constant in between.
+    weight_decay, max_grad_norm
+        Of AdamW (matrices only), and the gradient norm that is clipped to.
+    precision : {"bf16", "fp32"}
+        Of the network while training. Objectives are float32 in any case.
+    compile : bool
+        Whether ``torch.compile`` is used.
+    seed : int
+        Of everything that is drawn.
+    log_every, evaluate_every, save_every : int
+        Steps between log lines, held-out evaluations, and checkpoints.
+    evaluate_molecules : int
+        How many held-out molecules are evaluated on while training.
+    loader_workers : int
+        Processes that make batches ahead of the model.
+    """
+
+    size: str = "small"
+    model: dict[str, Any] = field(default_factory=dict)
+    objective: str = "cmim"
+    temperature: float = 1.0
+    reduction: str = "mean"
+    mode: str = "invariant"
+    posterior: str = "sampled"
+    chemistry_factor: bool = False
+    batch_size: int = 256
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    decay_share: float = 0.3
+    weight_decay: float = 0.05
+    max_grad_norm: float = 1.0
+    precision: str = "bf16"
+    compile: bool = False
+    seed: int = 0
+    log_every: int = 20
+    evaluate_every: int = 500
+    evaluate_molecules: int = 512
+    save_every: int = 500
+    loader_workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"unknown objective {self.objective!r}; known are {', '.join(OBJECTIVES)}")
+        if self.mode not in MODES:
+            raise ValueError(f"unknown mode {self.mode!r}; known are {', '.join(MODES)}")
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision must be 'bf16' or 'fp32', got {self.precision!r}")
+        self.settings  # noqa: B018 - refuses bad values now, not after the first batch
+        for name in ("batch_size", "steps", "log_every", "evaluate_every", "save_every", "evaluate_molecules"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def settings(self) -> Settings:
+        """What the objective function gets."""
+        return Settings(self.temperature, self.reduction)
+
+    @classmethod
+    def load(cls, name_or_path: str | os.PathLike[str], **overrides: Any) -> Recipe:
+        """Read a recipe that the package carries, by name, or any YAML file; single choices overridden.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such recipe; the message lists those that the package carries.
+        ValueError
+            If it sets something that is not a choice, or sets it to what is not allowed.
+        """
+        carried = resources.files("molcmim") / "recipes"
+        path = Path(name_or_path)
+        if not path.is_file():
+            known = sorted(entry.name.removesuffix(".yaml") for entry in carried.iterdir())
+            if str(name_or_path) not in known:
+                raise FileNotFoundError(f"no recipe {str(name_or_path)!r}; known are {', '.join(known)}, or a YAML file")
+            text = (carried / f"{name_or_path}.yaml").read_text()
+        else:
+            text = path.read_text()
+        choices = {**(yaml.safe_load(text) or {}), **overrides}
+        unknown = choices.keys() - {f.name for f in dataclasses.fields(cls)}
+        if unknown:
+            known = ", ".join(f.name for f in dataclasses.fields(cls))
+            raise ValueError(f"recipe {name_or_path} sets unknown {', '.join(sorted(unknown))}; known are {known}")
+        return cls(**choices)
+
+    def dump(self) -> str:
+        """Return the recipe as YAML."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
