@@ -1,0 +1,352 @@
+"""Files of molecules and of embeddings, streamed: memory grows with the chunk only. Knows no chemistry.
+
+Text is read as it stands: every column of a .csv, .tsv or .smi file is a string, and no value is "missing".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import gzip
+import io
+import itertools
+import json
+import os
+import re
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+from jaxtyping import Float32
+
+FORMATS = {
+    ".smi": "smi",
+    ".smiles": "smi",
+    ".txt": "smi",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+}
+"""Suffix -> format. `smi` is a SMILES a line, white space and a name after it if there is one, no header."""
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+
+class Chunk(NamedTuple):
+    """Consecutive rows of a file."""
+
+    first_row: int
+    """Row of the first of them in the file, counted from 0 (a header is no row)."""
+    table: pa.Table
+    """All columns, in the file's order."""
+    column: str
+    """Name of the SMILES column."""
+
+    @property
+    def smiles(self) -> list[Any]:
+        """What stands in the SMILES column: strings, and whatever else a Parquet file may hold there."""
+        return self.table.column(self.column).to_pylist()
+
+
+def read_chunks(
+    path: str | os.PathLike[str],
+    column: str | None = None,
+    format: str | None = None,
+    chunk_rows: int = 10_000,
+) -> Iterator[Chunk]:
+    """Read a file of molecules.
+
+    A blank line of a one-column file is a row whose SMILES is empty; elsewhere it is no row.
+
+    Parameters
+    ----------
+    path
+        ``-`` is standard input. All formats but Parquet may be compressed with gzip (.gz).
+    column
+        Name of the SMILES column. Default: the one named "smiles", then "canonical_smiles", in any case; else
+        the only one with "smiles" in its name.
+    format
+        A value of `FORMATS`; default: by the suffix, "csv" for standard input.
+    chunk_rows
+        Rows a chunk.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ValueError
+        For an unknown format or column, no rows, a row with more or fewer fields than the header, bytes that
+        are not UTF-8, a damaged Parquet or gzip file. Names the file, and the row or line where there is one.
+        What the file's beginning shows is raised by the call itself, not by the first chunk.
+    """
+    format = format or _format(path)
+    if format == "parquet":
+        tables = _parquet_tables(path, chunk_rows)
+    elif format in DELIMITERS or format == "smi":
+        tables = _text_tables(path, format, chunk_rows)
+    else:
+        raise ValueError(f"unknown format {format!r}; known are {', '.join(sorted(set(FORMATS.values())))}")
+    first = next(tables, None)
+    if first is None:
+        raise ValueError(f"{path}: no molecules in it")
+    name = _smiles_column(path, first.column_names, column)
+    return _number(itertools.chain([first], tables), name)
+
+
+def _number(tables: Iterator[pa.Table], column: str) -> Iterator[Chunk]:
+    row = 0
+    for table in tables:
+        yield Chunk(row, table, column)
+        row += len(table)
+
+
+def _format(path: str | os.PathLike[str]) -> str:
+    if os.fspath(path) == "-":
+        return "csv"
+    suffixes = [suffix.lower() for suffix in Path(path).suffixes]
+    suffix = "".join(suffixes[-1:] if suffixes[-1:] != [".gz"] else suffixes[-2:-1])
+    if suffix not in FORMATS:
+        raise ValueError(
+            f"{path}: unknown suffix {suffix!r}; known are {', '.join(FORMATS)} (and .gz after them); "
+            "rename the file or say its format"
+        )
+    return FORMATS[suffix]
+
+
+def _smiles_column(path: str | os.PathLike[str], columns: list[str], column: str | None) -> str:
+    if column is None:
+        likely = [name for name in columns if "smiles" in name.lower()]
+        for wanted in ("smiles", "canonical_smiles"):
+            likely = [name for name in likely if name.lower() == wanted] or likely
+        if len(likely) == 1:
+            return likely[0]
+        raise ValueError(
+            f"{path}: {'several columns' if likely else 'no column'} with 'smiles' in the name; "
+            f"name one of the columns present: {', '.join(columns)}"
+        )
+    if column not in columns:
+        raise ValueError(f"{path}: no column {column!r}; the columns present: {', '.join(columns)}")
+    return column
+
+
+def _parquet_tables(path: str | os.PathLike[str], chunk_rows: int) -> Iterator[pa.Table]:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(chunk_rows):
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        if getattr(error, "errno", None):  # the system's: no such file, no permission
+            raise
+        raise ValueError(f"{path}: not a sound Parquet file: {error}") from error
+
+
+def _text_tables(path: str | os.PathLike[str], format: str, chunk_rows: int) -> Iterator[pa.Table]:
+    with contextlib.ExitStack() as stack:
+        if os.fspath(path) == "-":
+            binary: Any = sys.stdin.buffer
+        else:
+            binary = stack.enter_context(open(path, "rb"))
+            if Path(path).suffix.lower() == ".gz":
+                binary = stack.enter_context(gzip.open(binary))
+        # bytes that are not UTF-8 become surrogates, so that the row that holds them can be named
+        lines = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        stack.callback(lines.detach)  # standard input is not ours to close
+        rows = _smi_rows(lines) if format == "smi" else _delimited_rows(path, lines, DELIMITERS[format])
+        try:
+            header = next(rows, [])
+            for first_row in itertools.count(step=chunk_rows):
+                if not (chunk := list(itertools.islice(rows, chunk_rows))):
+                    break
+                yield _string_table(path, header, chunk, first_row)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"{path}: damaged gzip file, cut short or not gzip at all: {error}") from error
+
+
+def _smi_rows(lines: io.TextIOWrapper) -> Iterator[list[str]]:
+    yield ["smiles", "name"]
+    for line in lines:
+        yield [*line.strip().split(maxsplit=1), "", ""][:2]
+
+
+def _delimited_rows(
+    path: str | os.PathLike[str], lines: io.TextIOWrapper, delimiter: str
+) -> Iterator[list[str]]:
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise ValueError(f"{path}: a column name stands twice in the header: {', '.join(header)}")
+        yield header
+        for row in reader:
+            if len(row) == len(header):
+                yield row
+            elif row:
+                raise ValueError(
+                    f"{path}, line {reader.line_num}: {len(row)} fields, where the header has {len(header)}: "
+                    f"{delimiter.join(row)!r:.100}"
+                )
+            elif len(header) == 1:
+                yield [""]
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _string_table(
+    path: str | os.PathLike[str], header: list[str], rows: list[list[str]], first_row: int
+) -> pa.Table:
+    try:
+        columns = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
+    except UnicodeEncodeError:
+        bad = next(i for i, row in enumerate(rows) if re.search("[\udc80-\udcff]", "".join(row)))
+        where = f"{path}: row {first_row + bad} (counted from 0)"
+        raise ValueError(f"{where} is not UTF-8 text; convert the file: {rows[bad]!a:.100}") from None
+    return pa.table(columns, names=header)
+
+
+_SAMPLE = 1 << 22
+
+
+def count_rows(path: str | os.PathLike[str], format: str | None = None) -> int | None:
+    """Estimate the number of rows, for a progress bar; None for standard input.
+
+    Exact for Parquet and short files, else extrapolated from the first 4 MiB of text.
+    """
+    if os.fspath(path) == "-":
+        return None
+    format = format or _format(path)
+    if format == "parquet":
+        return pyarrow.parquet.read_metadata(path).num_rows
+    with open(path, "rb") as file:
+        with (
+            gzip.open(file) if Path(path).suffix.lower() == ".gz" else contextlib.nullcontext(file) as stream
+        ):
+            sample = stream.read(_SAMPLE)
+        lines = sample.count(b"\n") + (sample[-1:] not in (b"\n", b"")) - (format in DELIMITERS)
+        return max(0, lines if len(sample) < _SAMPLE else lines * os.path.getsize(path) // file.tell())
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lend a temporary path beside `path`; its file becomes `path` at the end, or goes on an error.
+
+    Whoever reads `path` sees the old file or the whole new one.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+class NpyFile:
+    """An .npy file that grows by rows; its header is written again at the end.
+
+    Parameters
+    ----------
+    path, dtype
+        Where, and of what.
+    shape
+        Shape of one row.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], dtype: Any, shape: tuple[int, ...]) -> None:
+        self.rows, self.dtype, self.shape = 0, np.dtype(dtype), shape
+        self.file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
+        self._header()
+
+    def _header(self) -> None:
+        entries = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, *self.shape)}
+        np.lib.format.write_array_header_1_0(self.file, entries)  # leaves room for the first axis to grow
+
+    def append(self, rows: np.ndarray) -> None:
+        """Add rows, shape (n, *shape)."""
+        np.ascontiguousarray(rows, self.dtype).tofile(self.file)
+        self.rows += len(rows)
+
+    def __enter__(self) -> NpyFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.seek(0)
+        self._header()
+        self.file.close()
+
+
+OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".npy")
+
+
+@contextlib.contextmanager
+def embedding_writer(
+    path: str | os.PathLike[str], metadata: Mapping[str, Any]
+) -> Iterator[Callable[[pa.Table, Float32[np.ndarray, "n d"]], None]]:
+    """Lend a function that writes rows with their embeddings; `path` appears, complete, at the end.
+
+    - .parquet: the rows' columns and `embedding`, a fixed-size list of float32; `metadata`, as JSON, in the
+      schema under the key "molcmim".
+    - .csv, .tsv: the rows' columns and e0, e1, ..., NaN as an empty field; `metadata` in <path>.json.
+    - .npy: the embeddings alone, float32 (n, d); `metadata` in <path>.json.
+
+    A row without an embedding is a row of NaN. All chunks have the same columns and types.
+
+    Raises
+    ------
+    ValueError
+        For another suffix, or rows that already have a column of that name.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in OUTPUT_SUFFIXES:
+        raise ValueError(f"{path}: cannot write {suffix!r}; known suffixes are {', '.join(OUTPUT_SUFFIXES)}")
+    with contextlib.ExitStack() as stack:
+        if suffix != ".parquet":
+            sidecar = stack.enter_context(atomic_path(f"{os.fspath(path)}.json"))
+            sidecar.write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
+        partial = stack.enter_context(atomic_path(path))
+        sink: Any = None
+
+        def write(rows: pa.Table, embeddings: Float32[np.ndarray, "n d"]) -> None:
+            nonlocal sink
+            if suffix == ".npy":
+                sink = sink or stack.enter_context(NpyFile(partial, np.float32, embeddings.shape[1:]))
+                sink.append(embeddings)
+                return
+            table = _with_embeddings(rows, embeddings, wide=suffix != ".parquet")
+            if sink is None and suffix == ".parquet":
+                schema = table.schema.with_metadata({"molcmim": json.dumps(metadata)})
+                sink = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, schema))
+            elif sink is None:
+                options = pyarrow.csv.WriteOptions(delimiter=DELIMITERS[suffix[1:]])
+                sink = stack.enter_context(
+                    pyarrow.csv.CSVWriter(partial, table.schema, write_options=options)
+                )
+            sink.write_table(table)
+
+        yield write
+
+
+def _with_embeddings(rows: pa.Table, embeddings: Float32[np.ndarray, "n d"], wide: bool) -> pa.Table:
+    if wide:
+        columns = {f"e{i}": pa.array(values, from_pandas=True) for i, values in enumerate(embeddings.T)}
+    else:
+        flat = pa.array(embeddings.reshape(-1))
+        columns = {"embedding": pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])}
+    if taken := columns.keys() & set(rows.column_names):
+        raise ValueError(
+            f"the input already has columns of the output's: {', '.join(sorted(taken))}; rename them"
+        )
+    for name, values in columns.items():
+        rows = rows.append_column(name, values)
+    return rows

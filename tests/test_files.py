@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from molcmim import files
+
+NAMED = [
+    ("CCO", "ethanol"),
+    ("c1ccccc1", "benzene, dry"),
+    ("CC(=O)O", 'acetic "glacial" acid'),
+    ("", "nothing"),
+    ("O", "007"),
+]
+
+
+def write(path: Path, text: str | bytes) -> Path:
+    data = text if isinstance(text, bytes) else text.encode()
+    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    return path
+
+
+def delimited(delimiter: str) -> str:
+    text = io.StringIO()
+    csv.writer(text, delimiter=delimiter).writerows([("SMILES", "name"), *NAMED])
+    return text.getvalue()
+
+
+def read(path: Path | str, **options: object) -> list[tuple[object, ...]]:
+    chunks = list(files.read_chunks(path, **options))
+    starts = np.cumsum([0, *(len(chunk.table) for chunk in chunks)])
+    assert [chunk.first_row for chunk in chunks] == starts[:-1].tolist()
+    return [
+        row for chunk in chunks for row in zip(*(c.to_pylist() for c in chunk.table.columns), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("chunk_rows", [1, 2, 5, 100])
+@pytest.mark.parametrize(
+    ("name", "delimiter"), [("m.csv", ","), ("m.tsv", "\t"), ("m.csv.gz", ","), ("m.TSV.GZ", "\t")]
+)
+def test_delimited_files_come_back_as_they_are(
+    tmp_path: Path, name: str, delimiter: str, chunk_rows: int
+) -> None:
+    path = write(tmp_path / name.lower(), delimited(delimiter))
+    assert read(path, chunk_rows=chunk_rows) == NAMED
+    chunk = next(files.read_chunks(path))
+    assert (chunk.column, chunk.smiles) == ("SMILES", [smiles for smiles, _ in NAMED])
+
+
+@pytest.mark.parametrize("name", ["m.smi", "m.txt", "m.smiles.gz"])
+def test_smi(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name, "CCO ethanol\r\nc1ccccc1\tbenzene ring \n\nO")
+    assert read(path, chunk_rows=3) == [("CCO", "ethanol"), ("c1ccccc1", "benzene ring"), ("", ""), ("O", "")]
+
+
+def test_parquet_keeps_types(tmp_path: Path) -> None:
+    table = pa.table({"id": [1, 2, 3], "canonical_SMILES": ["C", None, "CC"], "y": [0.5, None, 1.5]})
+    pq.write_table(table, tmp_path / "m.parquet")
+    chunks = list(files.read_chunks(tmp_path / "m.parquet", chunk_rows=2))
+    assert [chunk.smiles for chunk in chunks] == [["C", None], ["CC"]]
+    assert pa.concat_tables([chunk.table for chunk in chunks]).equals(table)
+
+
+def test_a_blank_line_is_a_row_where_there_is_one_column(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "one.csv", "smiles\nC\n\nCC\n")) == [("C",), ("",), ("CC",)]
+    assert read(write(tmp_path / "two.csv", "smiles,y\nC,1\n\nCC,2\n\n")) == [("C", "1"), ("CC", "2")]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
+    assert next(files.read_chunks(write(tmp_path / "m.csv", "\ufeffsmiles\nC\n"))).column == "smiles"
+
+
+@pytest.mark.parametrize(
+    ("header", "found"),
+    [
+        ("id,Smiles,y", "Smiles"),
+        ("isomeric_smiles,SMILES", "SMILES"),
+        ("smiles_raw,Canonical_SMILES", "Canonical_SMILES"),
+        ("name,SMILES string", "SMILES string"),
+    ],
+)
+def test_smiles_column_is_found(tmp_path: Path, header: str, found: str) -> None:
+    path = write(tmp_path / "m.csv", f"{header}\n{','.join('C' for _ in header.split(','))}\n")
+    assert next(files.read_chunks(path)).column == found
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "options", "message"),
+    [
+        ("m.csv", "id,mol\n1,C\n", {}, "no column with 'smiles' in the name; .* present: id, mol"),
+        ("m.csv", "smiles_a,smiles_b\nC,C\n", {}, "several columns with 'smiles'.*smiles_a, smiles_b"),
+        ("m.csv", "id,mol\n1,C\n", {"column": "drug"}, "no column 'drug'; the columns present: id, mol"),
+        ("m.csv", "smiles,y\nC,1\nCC\n", {}, r"m.csv, line 3: 1 fields, where the header has 2: 'CC'"),
+        ("m.csv", 'smiles,y\n"C\nC",1\nCC,1,2\n', {}, "m.csv, line 4: 3 fields, where the header has 2"),
+        ("m.csv", 'smiles,y\nC,"1\n', {}, "m.csv, line 2: unexpected end of data"),
+        ("m.csv", "smiles,y,y\nC,1,2\n", {}, "a column name stands twice in the header: smiles, y, y"),
+        ("m.csv", "", {}, "m.csv: no molecules in it"),
+        ("m.csv", "smiles\n", {}, "m.csv: no molecules in it"),
+        ("m.smi", "", {}, "m.smi: no molecules in it"),
+        ("m.csv", b"smiles,name\nC,a\nCC,\xb5\n", {}, r"row 1 \(counted from 0\).*\['CC', '\\udcb5'\]"),
+        ("m.smi", b"C\n" * 3 + b"\xff\n", {"chunk_rows": 2}, r"row 3 \(counted from 0\) is not UTF-8"),
+        ("m.parquet", "no", {}, "m.parquet: not a sound Parquet file"),
+        ("m.xlsx", "", {}, "m.xlsx: unknown suffix '.xlsx'; known are .smi, .*"),
+        ("m.gz", "", {}, "m.gz: unknown suffix ''"),
+        ("m.csv", "smiles\nC\n", {"format": "sdf"}, "unknown format 'sdf'; known are csv, parquet, smi, tsv"),
+    ],
+)  # fmt: skip
+def test_errors_say_what_and_where(
+    tmp_path: Path, name: str, data: str | bytes, options: dict[str, object], message: str
+) -> None:
+    path = write(tmp_path / name, data)
+    with pytest.raises(ValueError, match=message):
+        list(files.read_chunks(path, **options))
+
+
+@pytest.mark.parametrize("name", ["m.csv", "m.smi.gz", "m.parquet"])
+def test_missing_file(tmp_path: Path, name: str) -> None:
+    with pytest.raises(FileNotFoundError, match=name):
+        files.read_chunks(tmp_path / name)
+
+
+def test_truncated_gzip_gives_what_is_whole_and_then_says_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    lines = "".join(f"{'C' * rng.integers(1, 99)}\n" for _ in range(50_000))
+    whole = gzip.compress(lines.encode())
+    (tmp_path / "m.smi.gz").write_bytes(whole[: len(whole) // 2])
+    chunks = files.read_chunks(tmp_path / "m.smi.gz", chunk_rows=1000)
+    got: list[str] = []
+    with pytest.raises(ValueError, match=r"m\.smi\.gz: damaged gzip file"):
+        for chunk in chunks:
+            got += chunk.smiles
+    assert 10_000 < len(got) < 40_000
+    assert got == lines.split()[: len(got)]
+    (tmp_path / "plain.smi.gz").write_bytes(b"CCO\n")
+    with pytest.raises(ValueError, match="not gzip at all"):
+        files.read_chunks(tmp_path / "plain.smi.gz")
+
+
+def test_standard_input() -> None:
+    code = (
+        "import sys; from molcmim.files import read_chunks\n"
+        "print([c.smiles for c in read_chunks('-')]); sys.stdin.read()"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        input="name,smiles\na,C\nb,CC\n",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.stdout, run.stderr) == ("[['C', 'CC']]\n", "")
+    assert files.count_rows("-") is None
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.csv.gz", "smiles,name\n" + "CC(=O)Oc1ccccc1C(=O)O,aspirin\n" * 300_000)
+    pool = pa.default_memory_pool()
+    before, most = pool.bytes_allocated(), 0
+    for chunk in files.read_chunks(path, chunk_rows=1000):
+        most = max(most, pool.bytes_allocated() - before)
+        assert len(chunk.table) == 1000
+    assert 0 < most < 1e6
+
+
+@pytest.mark.parametrize("name", ["m.smi", "m.csv", "m.csv.gz"])
+def test_count_rows(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    lines = ["".join(rng.choice(list("CNOS()=#123"), rng.integers(1, 99))) + "\n" for _ in range(20_000)]
+    path = write(tmp_path / name, ("smiles\n" if "csv" in name else "") + "".join(lines))
+    assert files.count_rows(path) == 20_000
+    monkeypatch.setattr(files, "_SAMPLE", 500_000)  # of 1,000,000
+    assert files.count_rows(path) == pytest.approx(20_000, rel=0.3)
+    assert files.count_rows(path) != 20_000
+
+
+def test_count_rows_without_a_last_newline_and_of_parquet(tmp_path: Path) -> None:
+    assert files.count_rows(write(tmp_path / "m.smi", "C\nCC")) == 2
+    assert files.count_rows(write(tmp_path / "m.csv", "smiles\nC")) == 1
+    assert files.count_rows(write(tmp_path / "empty.csv", "")) == 0
+    pq.write_table(pa.table({"smiles": ["C"] * 7}), tmp_path / "m.parquet")
+    assert files.count_rows(tmp_path / "m.parquet") == 7
+
+
+def test_atomic_path_replaces_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.atomic_path(path) as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    with files.atomic_path(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["out.txt"]
+    with (
+        pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"),
+        files.atomic_path(tmp_path / "nowhere" / "x"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("suffix", files.OUTPUT_SUFFIXES)
+def test_embeddings_come_back(tmp_path: Path, suffix: str) -> None:
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    x[3] = np.nan
+    rows = pa.table({"smiles": [s for s, _ in NAMED], "name": [n for _, n in NAMED]})
+    path = tmp_path / f"out{suffix}"
+    metadata = {"model": "molcmim-small"}
+    with files.embedding_writer(path, metadata) as put:
+        put(rows[:2], x[:2])
+        put(rows[2:], x[2:])
+    if suffix == ".parquet":
+        table = pq.read_table(path)
+        assert json.loads(table.schema.metadata[b"molcmim"]) == metadata
+        assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
+        got = np.stack(table["embedding"].to_numpy())
+        names = table["name"].to_pylist()
+    else:
+        assert json.loads(Path(f"{path}.json").read_text()) == metadata
+        if suffix == ".npy":
+            got, names = np.load(path), rows["name"].to_pylist()
+        else:
+            empty = {f"e{i}": [""] for i in range(3)}
+            delimiter = files.DELIMITERS[suffix[1:]]
+            frame = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, na_values=empty)
+            assert frame.columns.tolist() == ["smiles", "name", "e0", "e1", "e2"]
+            got, names = frame[["e0", "e1", "e2"]].to_numpy(np.float32), frame["name"].tolist()
+    np.testing.assert_array_equal(got, x)
+    assert names == [n for _, n in NAMED]
+    assert len(os.listdir(tmp_path)) == (1 if suffix == ".parquet" else 2)
+
+
+@pytest.mark.parametrize("suffix", files.OUTPUT_SUFFIXES)
+def test_a_broken_run_leaves_no_embeddings(tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(KeyboardInterrupt), files.embedding_writer(tmp_path / f"out{suffix}", {}) as put:
+        put(pa.table({"smiles": ["C"]}), np.zeros((1, 2), np.float32))
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+def test_embedding_writer_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"cannot write '.xlsx'; known suffixes are .parquet"):
+        files.embedding_writer(tmp_path / "out.xlsx", {}).__enter__()
+    with (
+        pytest.raises(ValueError, match="already has columns of the output's: e1"),
+        files.embedding_writer(tmp_path / "out.csv", {}) as put,
+    ):
+        put(pa.table({"smiles": ["C"], "e1": ["x"]}), np.zeros((1, 2), np.float32))
