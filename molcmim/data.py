@@ -101,6 +101,19 @@ class Tokens(NamedTuple):
     """int64 (b,), `<s>` and `</s>` included."""
 
 
+def gather(tokens: np.ndarray, offsets: np.ndarray, rows: np.ndarray, multiple: int = 1) -> Tokens:
+    """Pad sequences that lie one after the other: row i is `tokens[offsets[i] : offsets[i + 1]]`."""
+    rows = np.asarray(rows, dtype=np.int64)
+    starts = offsets[rows]
+    lengths = offsets[rows + 1] - starts
+    width = -(-int(lengths.max(initial=1)) // multiple) * multiple
+    position = np.arange(width)
+    index = np.minimum(starts[:, None] + position, len(tokens) - 1)
+    ids = tokens[index].astype(np.int64)
+    ids[position >= lengths[:, None]] = PAD_ID
+    return Tokens(ids, lengths)
+
+
 class TokenStore:
     """A prepared corpus on disk, memory-mapped; cheap to open, to pickle and to share between processes.
 
@@ -166,15 +179,7 @@ class TokenStore:
         multiple
             The padded length is rounded up to a multiple of this.
         """
-        rows = np.asarray(rows, dtype=np.int64)
-        starts = self.offsets[rows]
-        lengths = self.offsets[rows + 1] - starts
-        width = -(-int(lengths.max(initial=1)) // multiple) * multiple
-        position = np.arange(width)
-        index = np.minimum(starts[:, None] + position, len(self.tokens) - 1)
-        ids = self.tokens[index].astype(np.int64)
-        ids[position >= lengths[:, None]] = PAD_ID
-        return Tokens(ids, lengths)
+        return gather(self.tokens, self.offsets, rows, multiple)
 
     def descriptors(self, molecules: np.ndarray, standardize_as: StoreManifest | None = None) -> np.ndarray:
         """Read descriptors, standardised and clipped to [-10, 10].

@@ -15,10 +15,11 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from molcmim import folders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -114,36 +115,22 @@ def _symbols(vocab: Iterable[str]) -> list[str]:
 def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerFast:
     """Load a tokenizer from a folder, or by name ("smiles", "selfies").
 
-    A name is looked for in `$MOLCMIM_HOME/tokenizers`, in the installed package, and in the source checkout.
+    `molcmim.folders.find` says where a name is looked for.
 
     Raises
     ------
     FileNotFoundError
-        If there is no such tokenizer; the message lists the places and what they hold.
+        If there is no such tokenizer; the message lists what was looked at.
     ValueError
         If the folder holds another kind of tokenizer.
     """
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(find_tokenizer(name_or_path))
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(
+        folders.find("tokenizers", name_or_path, "tokenizer.json")
+    )
     Codec.of(tokenizer)
     return tokenizer
-
-
-def find_tokenizer(name_or_path: str | os.PathLike[str]) -> Path:
-    """Resolve a tokenizer's name or path to its folder; see `load_tokenizer`."""
-    package = Path(__file__).resolve().parent
-    homes = [package / "_data" / "tokenizers", package.parent / "tokenizers"]
-    if home := os.environ.get("MOLCMIM_HOME"):
-        homes.insert(0, Path(home) / "tokenizers")
-    for folder in (Path(name_or_path), *(home / name_or_path for home in homes)):
-        if (folder / "tokenizer.json").is_file():
-            return folder
-    known = sorted(folder.parent for home in homes for folder in home.glob("*/tokenizer.json"))
-    raise FileNotFoundError(
-        f"no tokenizer {str(name_or_path)!r}: it is no folder with a tokenizer.json; those known by name are "
-        + (", ".join(f"{folder.name} ({folder})" for folder in known) or f"none (looked in {homes})")
-    )
 
 
 def notation_of(tokenizer: PreTrainedTokenizerFast) -> str:

@@ -1,0 +1,215 @@
+"""Checkpoint folders: find, verify, load, write, describe. Knows no molecules and no training.
+
+A checkpoint is a folder with ``config.json``, ``model.safetensors`` and the tokenizer's files, as
+transformers writes them, and ``checkpoint.json``: format version, hashes of weights and vocabulary, facts
+about the training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import transformers
+from transformers import PreTrainedTokenizerFast
+
+import molcmim
+from molcmim import folders
+from molcmim.config import MolCMIMConfig
+from molcmim.model import MolCMIMModel
+from molcmim.tokenizer import load_tokenizer, vocab_hash
+
+FORMAT_VERSION = 1
+RECORD, WEIGHTS, CONFIG = "checkpoint.json", "model.safetensors", "config.json"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+"""What weights may be stored as; they are always loaded as float32."""
+
+
+def resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    """Find a checkpoint's folder by path or name; :func:`molcmim.folders.find` says where, and raises."""
+    return folders.find("checkpoints", name_or_path, RECORD)
+
+
+def load(
+    name_or_path: str | os.PathLike[str], device: str | torch.device | None = None
+) -> tuple[MolCMIMModel, PreTrainedTokenizerFast]:
+    """Load a checkpoint, verified.
+
+    Parameters
+    ----------
+    name_or_path
+        See :func:`resolve`.
+    device
+        Where the model goes; default CPU.
+
+    Returns
+    -------
+    model : MolCMIMModel
+        In evaluation mode, float32.
+    tokenizer : PreTrainedTokenizerFast
+        Its own.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such checkpoint, or a file is missing.
+    ValueError
+        If the format is newer than this version, a file is damaged, or weights, configuration and tokenizer
+        do not belong together.
+    """
+    folder = resolve(name_or_path)
+    record = read_record(folder)
+    found = sha256(folder / WEIGHTS)
+    if found != record["weights_sha256"]:
+        raise ValueError(
+            f"{folder / WEIGHTS} is damaged: SHA-256 {found[:12]}..., {RECORD} says "
+            f"{record['weights_sha256'][:12]}...; copy or download the checkpoint again"
+        )
+    config = MolCMIMConfig.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    if vocab_hash(tokenizer) != config.vocab_hash:
+        raise ValueError(
+            f"the tokenizer in {folder} has another vocabulary ({vocab_hash(tokenizer)[:12]}...) than the "
+            f"model was trained with ({config.vocab_hash[:12]}...); copy or download the checkpoint again"
+        )
+    with torch.device("meta"):  # no time for initial weights that are overwritten
+        model = MolCMIMModel(config)
+    weights = {name: weight.float() for name, weight in safetensors.torch.load_file(folder / WEIGHTS).items()}
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / CONFIG} describes another model than {WEIGHTS} holds: {error}") from None
+    return torch.nn.Module.to(model, device or "cpu").eval(), tokenizer
+
+
+def write(
+    model: MolCMIMModel,
+    tokenizer: PreTrainedTokenizerFast,
+    folder: str | os.PathLike[str],
+    facts: Mapping[str, Any],
+    dtype: str = "float32",
+) -> Path:
+    """Write a complete checkpoint; the folder appears at once, and takes the place of one that is there.
+
+    Parameters
+    ----------
+    model, tokenizer
+        They must belong together.
+    folder
+        Where to.
+    facts
+        What is to be known about the training; kept as JSON.
+    dtype : {"float32", "bfloat16"}
+        Type of the stored weights; bfloat16 halves the file and rounds them to 8 bits.
+
+    Raises
+    ------
+    ValueError
+        If the model was built for another vocabulary, or for an unknown `dtype`.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if vocab_hash(tokenizer) != model.config.vocab_hash:
+        raise ValueError("the tokenizer has another vocabulary than the model was built for")
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        model.config.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        weights = {
+            name: weight.detach().to("cpu", DTYPES[dtype]).contiguous()
+            for name, weight in model.state_dict().items()
+        }
+        safetensors.torch.save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
+        record = {
+            "format_version": FORMAT_VERSION,
+            "versions": versions(),
+            "weights_sha256": sha256(unfinished / WEIGHTS),
+            "vocab_hash": model.config.vocab_hash,
+            "dtype": dtype,
+            "training": dict(facts),
+        }
+        (unfinished / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        unfinished.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(unfinished, folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return folder
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read ``checkpoint.json`` and check that all files are there and that this version can read them."""
+    for name in (RECORD, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing; copy or download the checkpoint again")
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        format_version, _ = record["format_version"], record["weights_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / RECORD} is damaged ({error!r}); copy or download the checkpoint again"
+        ) from None
+    if format_version > FORMAT_VERSION:
+        raise ValueError(
+            f"{folder} has checkpoint format {format_version}, molcmim {molcmim.__version__} reads up to "
+            f"{FORMAT_VERSION}; upgrade molcmim"
+        )
+    return record
+
+
+def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Say what a checkpoint is: path, size, dimensions, hashes, training facts; JSON-ready."""
+    folder = resolve(name_or_path)
+    record = read_record(folder)
+    config = MolCMIMConfig.from_pretrained(folder)
+    with safetensors.safe_open(folder / WEIGHTS, "pt") as weights:
+        sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no mapping
+    return {
+        "path": str(folder),
+        "parameters": sum(int(torch.Size(size).numel()) for size in sizes),
+        "bytes": (folder / WEIGHTS).stat().st_size,
+        "embedding_dims": {
+            "mean": config.latent_dim,
+            "informative": config.width,
+            "both": config.latent_dim + config.width,
+        },
+        "max_length": config.max_position_embeddings,
+        "architecture": {
+            name: getattr(config, name)
+            for name in ("notation", "vocab_size", "width", "heads", "latent_dim", "num_latents",
+                         "memory_tokens", "encoder_layers", "decoder_layers", "stem_kernel", "posterior",
+                         "num_descriptors")
+        },
+        **record,
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of what shapes the weights and what is computed with them."""
+    return {
+        "molcmim": molcmim.__version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

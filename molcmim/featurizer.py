@@ -1,0 +1,266 @@
+"""Molecules -> embeddings: float32 (n, d), rows aligned with the input. Knows no files and no training.
+
+Shapes: b batch, t tokens, d width or latent dimension, n molecules, u different ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from molcmim import checkpoint
+from molcmim.data import gather
+from molcmim.model import MolCMIMModel
+from molcmim.reading import Encoded, Reader
+from molcmim.tokenizer import Codec
+
+EMBEDDINGS = ("mean", "informative", "both")
+ON_ERROR = ("raise", "nan", "skip")
+TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 262_144}
+"""Budget of a batch, padding included."""
+SHOW_PROGRESS_FROM = 10_000
+"""Molecules from which on a progress bar is worth its lines."""
+
+
+def embed(
+    model: MolCMIMModel,
+    input_ids: Int[Tensor, "b t"],
+    attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None,
+    target_ids: Int[Tensor, "b s"],
+    embedding: str = "mean",
+) -> Float[Tensor, "b d"]:
+    """Embed encoded molecules; differentiable, and in the model's own mode.
+
+    ``mean`` is mu(x), the mean of q(z|x). ``informative`` (cMIM, arXiv 2509.21511) is the average of the
+    decoder's last hidden states, right before the vocabulary projection, over the predicted positions, under
+    teacher forcing with z = mu(x). ``both`` is the two side by side.
+
+    Parameters
+    ----------
+    model
+        The model.
+    input_ids, attention_mask
+        What the encoder reads, padded on the right.
+    target_ids
+        What the decoder is forced to say; for ``mean`` it is not looked at.
+    embedding : {"mean", "informative", "both"}
+        Which.
+    """
+    mu = model.encode(input_ids, attention_mask).mu
+    if embedding == "mean":
+        return mu
+    hidden = model.decode_hidden(target_ids, mu).float()
+    predicted = (target_ids[:, 1:] != model.config.pad_token_id).float()
+    informative = torch.einsum("btd,bt->bd", hidden, predicted / predicted.sum(1, keepdim=True))
+    return informative if embedding == "informative" else torch.cat([mu, informative], dim=1)
+
+
+class Featurizer:
+    """Pretrained embeddings of molecules.
+
+    Parameters
+    ----------
+    model : MolCMIMModel
+        Used as it is, in evaluation mode.
+    tokenizer : PreTrainedTokenizerFast
+        The model's own.
+
+    Attributes
+    ----------
+    model, tokenizer
+        As given.
+
+    Examples
+    --------
+    >>> featurizer = Featurizer.from_pretrained()  # doctest: +SKIP
+    >>> featurizer.featurize(["CCO", "c1ccccc1"]).shape  # doctest: +SKIP
+    (2, 256)
+    """
+
+    def __init__(self, model: MolCMIMModel, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = "a model in memory"
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | os.PathLike[str] = "molcmim-small",
+        device: str | torch.device | None = None,
+    ) -> Featurizer:
+        """Load a checkpoint.
+
+        Parameters
+        ----------
+        name_or_path
+            See :func:`molcmim.checkpoint.resolve`.
+        device
+            Default: CUDA if there is one, else CPU.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As :func:`molcmim.checkpoint.load`.
+        """
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        featurizer = cls(*checkpoint.load(name_or_path, device))
+        featurizer.name = str(name_or_path)
+        return featurizer
+
+    @property
+    def max_length(self) -> int:
+        """Longest molecule in tokens, ``<s>`` and ``</s>`` included."""
+        return self.model.config.max_position_embeddings
+
+    def dim(self, embedding: str = "mean") -> int:
+        """Columns of an embedding: "mean", "informative" or "both"."""
+        _check(embedding=embedding)
+        config = self.model.config
+        return (embedding != "informative") * config.latent_dim + (embedding != "mean") * config.width
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{embedding} {self.dim(embedding)}" for embedding in EMBEDDINGS)
+        return f"Featurizer({self.name!r}: {sizes}; up to {self.max_length} tokens; on {self.model.device})"
+
+    def featurize(
+        self,
+        molecules: Any,
+        embedding: str = "mean",
+        on_error: str = "raise",
+        canonicalize: bool = True,
+        standardize: bool = False,
+        batch_size: int | None = None,
+        progress: bool | None = None,
+    ) -> Any:
+        """Embed molecules.
+
+        A molecule's embedding depends on nothing else in the call; each different one is computed once.
+
+        Parameters
+        ----------
+        molecules : str, Mol, or any iterable of them
+            SMILES and RDKit molecules: list, tuple, array, Series, generator. One alone is a list of one.
+        embedding : {"mean", "informative", "both"}
+            See :func:`embed`.
+        on_error : {"raise", "nan", "skip"}
+            What to do about molecules that cannot be embedded: not a string, unparsable, too long. None is
+            ever truncated.
+        canonicalize : bool
+            Embed the canonical SMILES, so that the way it was written does not matter. False: as written.
+        standardize : bool
+            Apply the pretraining corpus's own standardisation first (largest fragment, neutralised).
+        batch_size : int, optional
+            Molecules a batch; default: as many as a budget of tokens allows. Halved when memory runs out.
+        progress : bool, optional
+            Show a progress bar; default: for many molecules, if standard error is a terminal.
+
+        Returns
+        -------
+        X : ndarray of float32, shape (n, d)
+            One row a molecule, in input order; rows of NaN for bad ones under ``on_error="nan"``.
+        kept : ndarray of int64
+            Only with ``on_error="skip"``: which rows of the input X has.
+
+        Raises
+        ------
+        MoleculeError
+            Under ``on_error="raise"``, if any molecule is bad: names all of them with their reasons.
+        ValueError
+            If an argument is not one of those allowed.
+        TypeError
+            If `molecules` is a table.
+        """
+        _check(embedding=embedding, on_error=on_error)
+        rows = _rows(molecules)
+        if progress is None:
+            progress = len(rows) >= SHOW_PROGRESS_FROM and sys.stderr.isatty()
+        with tqdm(rows, "reading", unit=" molecules", disable=not progress) as bar:
+            encoded = self.reader(canonicalize, standardize).read(bar)
+        bad = np.flatnonzero(encoded.which < 0)
+        if len(bad) and on_error == "raise":
+            from molcmim.smiles import BadMolecule, MoleculeError
+
+            raise MoleculeError([BadMolecule(int(i), rows[i], encoded.reasons[i] or "") for i in bad])
+        kept = np.flatnonzero(encoded.which >= 0)
+        X = self.embed_encoded(encoded, embedding, batch_size, progress)[encoded.which[kept]]
+        if on_error == "skip":
+            return X, kept
+        aligned = np.full((len(rows), X.shape[1]), np.nan, np.float32)
+        aligned[kept] = X
+        return aligned
+
+    def reader(self, canonicalize: bool = True, standardize: bool = False) -> Reader:
+        """How molecules are read for this model."""
+        config = self.model.config
+        return Reader(Codec.of(self.tokenizer), config.notation, self.max_length, canonicalize, standardize)
+
+    def embed_encoded(
+        self, encoded: Encoded, embedding: str, batch_size: int | None = None, progress: bool = False
+    ) -> Float32[np.ndarray, "u d"]:
+        """Embed the different molecules of `encoded`, similar lengths together.
+
+        Raises
+        ------
+        torch.OutOfMemoryError, RuntimeError, MemoryError
+            If memory does not suffice for one molecule.
+        """
+        budget = TOKENS_PER_BATCH.get(self.model.device.type, TOKENS_PER_BATCH["cpu"])
+        lengths = np.diff(encoded.offsets)
+        order = np.argsort(-lengths, kind="stable")  # longest first: what is too much shows at once
+        X = np.empty((len(lengths), self.dim(embedding)), np.float32)
+        done, shrunk = 0, 1
+        with tqdm(total=len(order), desc="embedding", unit=" molecules", disable=not progress) as bar:
+            while done < len(order):
+                size = (batch_size or budget // int(lengths[order[done]])) // shrunk
+                rows = order[done : done + max(size, 1)]
+                try:
+                    X[rows] = self._embed_rows(encoded, rows, embedding)
+                except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                    if len(rows) == 1 or not _is_out_of_memory(error):
+                        raise
+                    shrunk *= 2
+                    continue
+                done += len(rows)
+                bar.update(len(rows))
+        return X
+
+    @torch.inference_mode()
+    def _embed_rows(
+        self, encoded: Encoded, rows: Int[np.ndarray, " b"], embedding: str
+    ) -> Float32[np.ndarray, "b d"]:
+        ids, _ = gather(encoded.ids, encoded.offsets, rows)
+        input_ids = torch.from_numpy(ids).to(self.model.device)
+        return embed(self.model, input_ids, None, input_ids, embedding).cpu().numpy()
+
+
+def _rows(molecules: Any) -> list[Any]:
+    """Any accepted input as a list."""
+    if hasattr(molecules, "columns"):
+        raise TypeError(f"molecules is a {type(molecules).__name__}; give one column, such as df['smiles']")
+    if hasattr(molecules, "tolist"):  # arrays and Series, at once; a 0-d array becomes what it holds
+        molecules = molecules.tolist()
+    one = isinstance(molecules, str) or not isinstance(molecules, Iterable)  # RDKit's Mol is not iterable
+    return [molecules] if one else list(molecules)
+
+
+def _check(**choices: str) -> None:
+    known = {"embedding": EMBEDDINGS, "on_error": ON_ERROR}
+    for name, choice in choices.items():
+        if choice not in known[name]:
+            raise ValueError(f"{name} must be one of {', '.join(known[name])}, got {choice!r}")
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return any(said in str(error) for said in words)
