@@ -1,0 +1,99 @@
+"""Token stores of known molecules, written without RDKit: what the core's tests train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENS, StoreManifest
+from molcmim.tokenizer import encode, load_tokenizer, vocab_hash
+
+# 48 solvents, drugs, vitamins and amino acids: canonical SMILES and another spelling of the same molecule.
+MOLECULES = [
+    tuple(line.split())
+    for line in r"""
+    CC(=O)Oc1ccccc1C(=O)O O=C(C)Oc1ccccc1C(O)=O
+    Cn1c(=O)c2c(ncn2C)n(C)c1=O O=c1n(c2ncn(c2c(=O)n1C)C)C
+    CC(C)Cc1ccc(C(C)C(=O)O)cc1 C(C)(Cc1ccc(C(C)C(O)=O)cc1)C
+    CC(=O)Nc1ccc(O)cc1 N(c1ccc(O)cc1)C(C)=O
+    c1ccccc1 c1ccccc1
+    CCO C(C)O
+    CC(=O)O OC(C)=O
+    c1ccc2ccccc2c1 c1cccc2ccccc12
+    C1CCCCC1 C1CCCCC1
+    Cc1ccccc1 c1ccccc1C
+    Nc1ccccc1 c1ccccc1N
+    Oc1ccccc1 c1ccccc1O
+    O=Cc1ccccc1 c1ccccc1C=O
+    CC(C)=O O=C(C)C
+    CCOC(C)=O C(OC(=O)C)C
+    CN(C)C=O N(C)(C=O)C
+    CS(C)=O O=S(C)C
+    ClC(Cl)Cl C(Cl)(Cl)Cl
+    c1ccncc1 c1cccnc1
+    c1cc[nH]c1 c1ccc[nH]1
+    c1ccoc1 c1ccco1
+    c1ccsc1 c1cccs1
+    C1COCCN1 C1CNCCO1
+    C1CCNCC1 C1CCCNC1
+    NCC(=O)O C(N)C(O)=O
+    C[C@H](N)C(=O)O [C@H](C(O)=O)(N)C
+    N[C@@H](Cc1ccccc1)C(=O)O c1cccc(C[C@H](N)C(=O)O)c1
+    OC[C@H]1OC(O)[C@H](O)[C@@H](O)[C@@H]1O O[C@H]1C(O[C@@H]([C@H]([C@@H]1O)O)CO)O
+    NC(N)=O O=C(N)N
+    CNC[C@H](O)c1ccc(O)c(O)c1 C(NC)[C@H](O)c1cc(O)c(cc1)O
+    NCCc1ccc(O)c(O)c1 c1(ccc(c(c1)O)O)CCN
+    NCCc1c[nH]c2ccc(O)cc12 C(c1c2c([nH]c1)ccc(O)c2)CN
+    CN1CCC[C@H]1c1cccnc1 c1c(cncc1)[C@@H]1CCCN1C
+    COc1cc(C=O)ccc1O c1c(c(ccc1C=O)O)OC
+    C=C(C)C1CC=C(C)CC1 C(=C)(C1CCC(=CC1)C)C
+    O=C(O)c1cccnc1 c1c(C(O)=O)cncc1
+    NC(=O)c1cccnc1 c1c(C(=O)N)cncc1
+    Cc1ncc(CO)c(CO)c1O c1(CO)c(CO)cnc(c1O)C
+    Clc1ccccc1 c1ccccc1Cl
+    Brc1ccccc1 c1ccccc1Br
+    FC(F)(F)c1ccccc1 C(c1ccccc1)(F)(F)F
+    C[N+](C)(C)CCO OCC[N+](C)(C)C
+    O=[N+]([O-])c1ccccc1 c1c([N+]([O-])=O)cccc1
+    CC(C)(C)O C(C)(O)(C)C
+    CCN(CC)CC C(C)N(CC)CC
+    C/C=C/C=O C(/C)=C\C=O
+    Nc1ccc(S(N)(=O)=O)cc1 c1cc(N)ccc1S(N)(=O)=O
+    CCCCCCCC(=O)O C(C)CCCCCC(O)=O
+""".strip().splitlines()
+]
+
+
+def write_store(
+    folder: Path, first: int = 0, last: int | None = None, descriptors: bool = False, **changes
+) -> Path:
+    """Write `MOLECULES[first:last]`, two spellings each, as a store; its descriptors count C, N and O."""
+    molecules = MOLECULES[first:last]
+    tokenizer = load_tokenizer("smiles")
+    tokens, offsets = encode(tokenizer, [spelling for molecule in molecules for spelling in molecule])
+    counts = np.array([[s.upper().count(element) for element in "CNO"] for s, _ in molecules], np.float32)
+    folder.mkdir(parents=True)
+    tokens.tofile(folder / TOKENS)
+    np.save(folder / OFFSETS, offsets)
+    if descriptors:
+        np.save(folder / DESCRIPTORS, counts)
+    manifest = {
+        "notation": "smiles",
+        "tokenizer": "smiles",
+        "vocab_hash": vocab_hash(tokenizer),
+        "num_molecules": len(molecules),
+        "spellings": 2,
+        "num_tokens": len(tokens),
+        "max_tokens": int(np.diff(offsets).max()),
+        "dtype": tokens.dtype.name,
+        "joined": 0,
+        "rejected": 0,
+        "descriptor_names": ["carbons", "nitrogens", "oxygens"] if descriptors else [],
+        "descriptor_mean": counts.mean(0).tolist() if descriptors else [],
+        "descriptor_std": counts.std(0).tolist() if descriptors else [],
+        "sources": [],
+        "settings": {"max_length": 64},
+    }
+    (folder / MANIFEST).write_text(StoreManifest(**{**manifest, **changes}).dump())
+    return folder
