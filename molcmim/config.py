@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"width": 64, "heads": 4, "latent_dim": 32, "num_latents": 2, "memory_tokens": 2,
@@ -127,3 +127,6 @@ class MolCMIMConfig(PretrainedConfig):
         if size not in SIZES:
             raise ValueError(f"unknown size {size!r}; the named sizes are {', '.join(SIZES)}")
         return cls(**{**SIZES[size], **overrides})
+
+
+AutoConfig.register("molcmim", MolCMIMConfig, exist_ok=True)

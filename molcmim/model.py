@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from molcmim.config import MolCMIMConfig
@@ -150,5 +150,4 @@ class MolCMIMModel(PreTrainedModel):
         )
 
 
-AutoConfig.register("molcmim", MolCMIMConfig, exist_ok=True)
 AutoModel.register(MolCMIMConfig, MolCMIMModel, exist_ok=True)
