@@ -71,9 +71,9 @@ def prepare_store(
     workers: Annotated[int | None, typer.Option(help="Processes; default: all CPUs.")] = None,
 ) -> None:
     """Turn molecule files into a token store for pretraining."""
-    from molcmim.prepare import REJECTS, Recipe, prepare
+    from molcmim.prepare import REJECTS, StoreRecipe, prepare
 
-    recipe = Recipe(spellings, descriptors, join_share, max_length, standardize, seed)
+    recipe = StoreRecipe(spellings, descriptors, join_share, max_length, standardize, seed)
     store = prepare(inputs, output, notation, recipe, column, workers)
     typer.echo(
         f"{output}: {store.num_molecules:,} molecules ({store.joined:,} joined), "

@@ -50,7 +50,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class Recipe(NamedTuple):
+class StoreRecipe(NamedTuple):
     """How a row becomes part of a store; the settings that shape the result."""
 
     spellings: int = 0
@@ -86,7 +86,7 @@ def prepare(
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
     tokenizer: str | os.PathLike[str] = "smiles",
-    recipe: Recipe = Recipe(),  # noqa: B008 - immutable
+    recipe: StoreRecipe = StoreRecipe(),  # noqa: B008 - immutable
     column: str | None = None,
     workers: int | None = None,
     progress: bool = True,
@@ -235,7 +235,7 @@ def _count(inputs: Sequence[str | os.PathLike[str]]) -> int | None:
     return None if None in counts else sum(filter(None, counts))
 
 
-def _work(codec: Codec, notation: str, recipe: Recipe, task: _Task) -> Chunk:
+def _work(codec: Codec, notation: str, recipe: StoreRecipe, task: _Task) -> Chunk:
     """Turn one chunk of rows into its part of the store."""
     random = np.random.default_rng([recipe.seed, task.number])
     kept: list[_Molecule] = []
@@ -269,7 +269,7 @@ class _Molecule(NamedTuple):
     descriptors: np.ndarray
 
 
-def _molecule(text: Any, notation: str, recipe: Recipe, codec: Codec, seed: int) -> _Molecule:
+def _molecule(text: Any, notation: str, recipe: StoreRecipe, codec: Codec, seed: int) -> _Molecule:
     mol = smiles.parse(text)
     if recipe.standardize:
         mol = smiles.standardize(mol)

@@ -62,7 +62,7 @@ def rejects(store):
 @pytest.fixture(scope="module")
 def molecules(shared_data):
     with gzip.open(shared_data / "corpus" / "valid.smi.gz", "rt") as file:
-        return [next(file).strip() for _ in range(600)]
+        return [next(file).strip() for _ in range(300)]
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def write(path, rows):
 
 
 def test_what_is_stored(tmp_path):
-    recipe = pp.Recipe(spellings=2, descriptors=True)
+    recipe = pp.StoreRecipe(spellings=2, descriptors=True)
     manifest = pp.prepare(
         [write(tmp_path / "a.smi", GOOD)], tmp_path / "s", recipe=recipe, workers=1, progress=False
     )
@@ -118,7 +118,7 @@ def test_workers_and_file_formats_do_not_matter(tmp_path, molecules):
     write(tmp_path / "a.smi", molecules)
     with gzip.open(tmp_path / "a.smi.gz", "wt") as file:
         file.write("\n".join(molecules))
-    recipe = pp.Recipe(spellings=1, join_share=0.1)
+    recipe = pp.StoreRecipe(spellings=1, join_share=0.1)
     stores = [
         pp.prepare(
             [tmp_path / name],
@@ -137,7 +137,7 @@ def test_workers_and_file_formats_do_not_matter(tmp_path, molecules):
 
 def test_two_workers_write_the_bytes_of_one(tmp_path, molecules, small_chunks):
     source = write(tmp_path / "a.smi", molecules + BAD)
-    recipe = pp.Recipe(spellings=2, descriptors=True, join_share=0.1)
+    recipe = pp.StoreRecipe(spellings=2, descriptors=True, join_share=0.1)
     for workers in (1, 2):
         pp.prepare([source, source], tmp_path / f"{workers}", recipe=recipe, workers=workers, progress=False)
     assert bytes_of(tmp_path / "1") == bytes_of(tmp_path / "2")
@@ -172,7 +172,7 @@ def test_every_row_is_stored_or_rejected(tmp_path, small_chunks):
 
 def test_joined_pairs(tmp_path, molecules, small_chunks):
     source = write(tmp_path / "a.smi", molecules)
-    recipe = pp.Recipe(spellings=1, join_share=0.2)
+    recipe = pp.StoreRecipe(spellings=1, join_share=0.2)
     manifest = pp.prepare([source], tmp_path / "s", recipe=recipe, workers=1, progress=False)
     assert manifest.num_molecules == len(molecules) + manifest.joined
     assert 0.17 * len(molecules) < manifest.joined < 0.23 * len(molecules)
@@ -186,7 +186,7 @@ def test_joined_pairs(tmp_path, molecules, small_chunks):
 
 def test_pairs_over_the_limit_are_left_out_and_not_rejected(tmp_path):
     source = write(tmp_path / "a.smi", ["C" * 6, "N" + "C" * 5])
-    recipe = pp.Recipe(join_share=1.0, max_length=10)
+    recipe = pp.StoreRecipe(join_share=1.0, max_length=10)
     manifest = pp.prepare([source], tmp_path / "s", recipe=recipe, workers=1, progress=False)
     assert (manifest.num_molecules, manifest.joined, manifest.rejected) == (2, 0, 0)
 
@@ -194,7 +194,7 @@ def test_pairs_over_the_limit_are_left_out_and_not_rejected(tmp_path):
 def test_a_random_spelling_over_the_limit_gives_way_to_the_canonical(tmp_path):
     text = "CC(C)(C)c1ccc2c(c1)C(C)(C)CC2"
     limit = len(Chem.CanonSmiles(text)) + 2
-    recipe = pp.Recipe(spellings=20, max_length=limit)
+    recipe = pp.StoreRecipe(spellings=20, max_length=limit)
     pp.prepare([write(tmp_path / "a.smi", [text])], tmp_path / "s", recipe=recipe, workers=1, progress=False)
     assert TokenStore(tmp_path / "s").manifest.max_tokens <= limit
     assert len(set(spellings(tmp_path / "s")[0])) > 1
@@ -202,14 +202,14 @@ def test_a_random_spelling_over_the_limit_gives_way_to_the_canonical(tmp_path):
 
 def test_standardize(tmp_path):
     source = write(tmp_path / "a.smi", ["[Na+].[O-]C(=O)CC"])
-    pp.prepare([source], tmp_path / "s", recipe=pp.Recipe(standardize=True), workers=1, progress=False)
+    pp.prepare([source], tmp_path / "s", recipe=pp.StoreRecipe(standardize=True), workers=1, progress=False)
     assert spellings(tmp_path / "s") == [["CCC(=O)O"]]
 
 
 def test_selfies(tmp_path):
     source = write(tmp_path / "a.smi", [*GOOD, "CC*"])
     manifest = pp.prepare(
-        [source], tmp_path / "s", "selfies", pp.Recipe(spellings=1), workers=1, progress=False
+        [source], tmp_path / "s", "selfies", pp.StoreRecipe(spellings=1), workers=1, progress=False
     )
     assert manifest.notation == "selfies"
     for text, strings in zip(GOOD, spellings(tmp_path / "s"), strict=True):
@@ -233,7 +233,7 @@ def test_nothing_is_left_of_a_failure(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "recipe", [pp.Recipe(join_share=1.5), pp.Recipe(spellings=-1), pp.Recipe(max_length=2)]
+    "recipe", [pp.StoreRecipe(join_share=1.5), pp.StoreRecipe(spellings=-1), pp.StoreRecipe(max_length=2)]
 )
 def test_a_recipe_out_of_range(tmp_path, recipe):
     with pytest.raises(ValueError, match="join_share must be"):
@@ -257,7 +257,7 @@ def alive(pid):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for child processes with ps")
 def test_a_killed_preparation_leaves_no_store_and_no_process(tmp_path, molecules):
-    source = write(tmp_path / "a.smi", molecules * 200)
+    source = write(tmp_path / "a.smi", molecules * 400)
     command = [sys.executable, "-m", "molcmim.cli", "prepare", str(source), "-o", str(tmp_path / "out" / "s")]
     with subprocess.Popen([*command, "--workers", "2"], stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
