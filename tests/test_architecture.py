@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -65,6 +66,17 @@ def test_imports_only_go_down(room: str) -> None:
 def test_a_host_has_one_door(host: str, rooms: set[str]) -> None:
     inside = {room for room, path in ROOMS.items() if any(n.split(".")[0] == host for n in imports(path))}
     assert inside <= rooms
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    text = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    declared = re.search(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)
+    assert declared
+    packages = set(re.findall(r'^ *"([\w-]+)', declared[1], re.MULTILINE))
+    hosts = {name.split(".")[0] for path in ROOMS.values() for name in imports(path)} - {"molcmim"}
+    providers = importlib.metadata.packages_distributions()
+    for host in hosts - sys.stdlib_module_names:
+        assert {name.lower() for name in providers[host]} & packages, f"{host} is imported and not declared"
 
 
 def test_pretraining_needs_neither_rdkit_nor_deepchem() -> None:
