@@ -39,11 +39,13 @@ class Recipe:
         Molecules per step, over all ranks.
     steps : int
         Optimizer steps of the whole run.
+    optimizer : {"muon", "adamw"}
+        "muon" is Muon for matrices and AdamW for the rest, see ``molcmim.optimizer``.
     learning_rate, warmup_steps, decay_share
         Peak of the schedule, its linear warm-up, and the last share of the steps, over which it falls to 0
         (1 - sqrt shape, Haegele et al., arXiv 2405.18392); constant in between.
     weight_decay, max_grad_norm
-        Of AdamW (matrices only), and the gradient norm that is clipped to.
+        Of the matrices, and the gradient norm that is clipped to.
     precision : {"bf16", "fp32"}
         Of the network while training. Objectives are float32 in any case.
     compile : bool
@@ -68,6 +70,7 @@ class Recipe:
     chemistry_factor: bool = False
     batch_size: int = 256
     steps: int = 1000
+    optimizer: str = "muon"
     learning_rate: float = 1e-3
     warmup_steps: int = 100
     decay_share: float = 0.3
@@ -87,6 +90,8 @@ class Recipe:
             raise ValueError(f"unknown objective {self.objective!r}; known are {', '.join(OBJECTIVES)}")
         if self.mode not in MODES:
             raise ValueError(f"unknown mode {self.mode!r}; known are {', '.join(MODES)}")
+        if self.optimizer not in ("muon", "adamw"):
+            raise ValueError(f"optimizer must be 'muon' or 'adamw', got {self.optimizer!r}")
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision must be 'bf16' or 'fp32', got {self.precision!r}")
         self.settings  # noqa: B018 - refuses bad values now, not after the first batch
