@@ -7,6 +7,7 @@ from the newest whole one, and on CPU ends with bit-identical weights.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
 import os
@@ -30,6 +31,7 @@ from transformers import (
     set_seed,
 )
 
+from molcmim import checkpoint
 from molcmim.config import MolCMIMConfig
 from molcmim.curves import write_curves
 from molcmim.data import BucketedBatches, StoreManifest, TokenStore
@@ -235,15 +237,26 @@ def pretrain(
     )
     trainer.add_callback(CurveCallback())
     newest = newest_whole_checkpoint(output)
-    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    done = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if trainer.is_world_process_zero():
-        unfinished = output / ".model.partial"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        model.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
-        shutil.rmtree(output / "model", ignore_errors=True)
-        os.rename(unfinished, output / "model")
+        facts = {
+            "recipe": dataclasses.asdict(recipe),
+            "steps": done.global_step,
+            "molecules": done.global_step * recipe.batch_size,
+            "resumed_at_step": int(newest.name.rpartition("-")[2]) if newest else 0,
+            "seconds_since_resumed": round(done.metrics["train_runtime"]),
+            "world_size": arguments.world_size,
+            "store": _origin(manifest),
+            "valid": _origin(valid_store.manifest),
+        }
+        checkpoint.write(model, tokenizer, output / "model", facts)
     return output / "model"
+
+
+def _origin(store: StoreManifest) -> dict[str, Any]:
+    """What a store was made of, for the record."""
+    kept = ("num_molecules", "spellings", "joined", "rejected", "sources", "settings")
+    return {name: getattr(store, name) for name in kept}
 
 
 def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
