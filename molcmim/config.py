@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
@@ -9,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"width": 64, "heads": 4, "latent_dim": 32, "num_latents": 2, "memory_tokens": 2,
              "encoder_layers": 2, "decoder_layers": 2},
-    "small": {"width": 256, "heads": 4, "latent_dim": 256, "num_latents": 8, "memory_tokens": 4,
+    "small": {"width": 256, "heads": 4, "latent_dim": 512, "num_latents": 4, "memory_tokens": 4,
               "encoder_layers": 4, "decoder_layers": 3},
     "base": {"width": 512, "heads": 8, "latent_dim": 512, "num_latents": 8, "memory_tokens": 4,
              "encoder_layers": 6, "decoder_layers": 6},
@@ -86,7 +87,7 @@ class MolCMIMConfig(PretrainedConfig):
         eos_token_id: int = 2,
         **kwargs: Any,
     ) -> None:
-        if width % heads:
+        if heads < 1 or width < 1 or width % heads:
             raise ValueError(f"width must be a multiple of heads, got width={width}, heads={heads}")
         if posterior not in ("sampled", "learned"):
             raise ValueError(f"posterior must be 'sampled' or 'learned', got {posterior!r}")
@@ -94,8 +95,17 @@ class MolCMIMConfig(PretrainedConfig):
             raise ValueError(f"notation must be 'smiles' or 'selfies', got {notation!r}")
         if min(latent_dim, num_latents, memory_tokens, encoder_layers, decoder_layers) < 1:
             raise ValueError("latent_dim, num_latents, memory_tokens and both depths must be at least 1")
-        if stem_kernel and stem_kernel % 2 == 0:
+        if stem_kernel < 0 or (stem_kernel and stem_kernel % 2 == 0):
             raise ValueError(f"stem_kernel must be odd (or 0 for none), got {stem_kernel}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        if vocab_size <= max(pad_token_id, bos_token_id, eos_token_id) or num_descriptors < 0:
+            raise ValueError(
+                "vocab_size must hold the special tokens and num_descriptors be at least 0, "
+                f"got {vocab_size} and {num_descriptors}"
+            )
+        if max_position_embeddings < 2:
+            raise ValueError(f"max_position_embeddings must be at least 2, got {max_position_embeddings}")
         self.vocab_size = vocab_size
         self.vocab_hash = vocab_hash
         self.notation = notation
@@ -122,10 +132,13 @@ class MolCMIMConfig(PretrainedConfig):
         Raises
         ------
         ValueError
-            If `size` is not one of :data:`SIZES`.
+            If `size` is not one of :data:`SIZES`, or an override is no setting.
         """
         if size not in SIZES:
             raise ValueError(f"unknown size {size!r}; the named sizes are {', '.join(SIZES)}")
+        known = [name for name in inspect.signature(cls).parameters if name != "kwargs"]
+        if unknown := sorted(overrides.keys() - set(known)):
+            raise ValueError(f"unknown setting {', '.join(unknown)}; known are {', '.join(known)}")
         return cls(**{**SIZES[size], **overrides})
 
 

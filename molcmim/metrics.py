@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -15,12 +15,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedTokenizerFast
 
 from molcmim.config import MolCMIMConfig
+from molcmim.data import BucketedBatches, StoreManifest, TokenStore
 from molcmim.generation import decode_ids
 from molcmim.model import MolCMIMModel
 
 ACTIVE_VARIANCE = 0.01
+BATCH_SIZE = 128
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
 """Dense bf16 FLOP/s by a part of the GPU's name (vendors' data sheets)."""
 
@@ -100,6 +103,28 @@ def held_out(
         mean_cosine=mean_cosine(mu),
         descriptor_r2=1 - residual / total if total else math.nan,
     )
+
+
+def held_out_batches(
+    store: TokenStore, molecules: int | None = None, standardize_as: StoreManifest | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Molecules of a store in batches of similar length, canonical in and out.
+
+    `molecules`, rounded up to whole batches, of them, a random choice that is always the same; default all.
+    `standardize_as` is the training store's manifest, whose mean and standard deviation descriptors are scaled with.
+    """
+    batches = BucketedBatches(
+        store, BATCH_SIZE, mode="canonical", drop_last=False, standardize_as=standardize_as
+    )
+    count = len(batches) if molecules is None else min(-(-molecules // BATCH_SIZE), len(batches))
+    return (batches[i] for i in range(count))
+
+
+def token_characters(tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, " v"]:
+    """How many characters each token spells, 0 for special ones."""
+    special = set(tokenizer.all_special_ids)
+    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
+    return torch.tensor([0.0 if i in special else float(len(token)) for i, token in enumerate(tokens)])
 
 
 def effective_rank(x: Float[Tensor, "b z"]) -> float:

@@ -36,9 +36,10 @@ from molcmim.config import MolCMIMConfig
 from molcmim.curves import write_curves
 from molcmim.data import BucketedBatches, StoreManifest, TokenStore
 from molcmim.latent import Posterior
-from molcmim.metrics import held_out, peak_flops, training_flops
+from molcmim.metrics import held_out, held_out_batches, peak_flops, token_characters, training_flops
 from molcmim.model import MolCMIMModel
 from molcmim.objectives import OBJECTIVES, Sample, log_p_descriptors
+from molcmim.optimizer import build_optimizer
 from molcmim.recipe import Recipe
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 
@@ -83,6 +84,12 @@ class PretrainTrainer(Trainer):
             # Its own generator: the loader would otherwise draw from the one whose state a resumed run must match.
             generator=torch.Generator(),
         )
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Muon where the recipe says so, else Trainer's own choice: AdamW."""
+        if self.recipe.optimizer == "muon" and self.optimizer is None:
+            self.optimizer = build_optimizer(self.model, self.args.learning_rate, self.args.weight_decay)
+        return super().create_optimizer(model)
 
     def compute_loss(
         self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **unused: Any
@@ -232,7 +239,7 @@ def pretrain(
         arguments,
         recipe,
         batches,
-        held_out_batches(valid_store, recipe.evaluate_molecules, manifest),
+        list(held_out_batches(valid_store, recipe.evaluate_molecules, manifest)),
         token_characters(tokenizer),
     )
     trainer.add_callback(CurveCallback())
@@ -294,20 +301,6 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
     )
-
-
-def held_out_batches(store: TokenStore, molecules: int, standardize_as: StoreManifest) -> list[dict[str, Tensor]]:
-    """First `molecules` of a store in batches of 128, canonical in and out."""
-    batches = BucketedBatches(store, 128, mode="canonical", drop_last=False, standardize_as=standardize_as)
-    count = min(math.ceil(molecules / 128), len(batches))
-    return [batches[i] for i in range(count)]
-
-
-def token_characters(tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """How many characters each token spells, 0 for special ones, float32 (v,)."""
-    special = set(tokenizer.all_special_ids)
-    tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    return torch.tensor([0.0 if i in special else float(len(token)) for i, token in enumerate(tokens)])
 
 
 def newest_whole_checkpoint(run: Path) -> Path | None:

@@ -1,0 +1,77 @@
+"""A checkpoint against a token store: the held-out figures of its model card. Knows no training.
+
+The store must have been prepared with the checkpoint's vocabulary; its molecules are read and written canonically.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from molcmim import checkpoint
+from molcmim.data import TokenStore
+from molcmim.metrics import held_out, held_out_batches, token_characters
+
+
+def evaluate(
+    name_or_path: str | os.PathLike[str],
+    store: str | os.PathLike[str],
+    molecules: int | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measure a checkpoint on held-out molecules.
+
+    Parameters
+    ----------
+    name_or_path
+        Checkpoint, see :func:`molcmim.checkpoint.resolve`.
+    store
+        Token store of molecules that were not trained on.
+    molecules
+        How many, at random; default all.
+    device
+        Default: CUDA if there is one, else CPU.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    dict
+        The fields of :class:`molcmim.metrics.HeldOut`, with the number of molecules and hashes of both sides.
+
+    Raises
+    ------
+    ValueError
+        If the store was prepared with another vocabulary.
+    """
+    model, tokenizer = checkpoint.load(
+        name_or_path, device or ("cuda" if torch.cuda.is_available() else "cpu")
+    )
+    held = TokenStore(store)
+    if held.manifest.vocab_hash != model.config.vocab_hash:
+        raise ValueError(
+            f"{store} was prepared with tokenizer {held.manifest.tokenizer!r}, whose vocabulary is not that of "
+            f"{name_or_path}; prepare it again with the checkpoint's folder as --notation"
+        )
+    batches = list(held_out_batches(held, molecules))
+    metrics = held_out(model, tqdm(batches, disable=not progress), token_characters(tokenizer))
+    return {
+        "checkpoint": Path(name_or_path).name,
+        "weights_sha256": checkpoint.read_record(checkpoint.resolve(name_or_path))["weights_sha256"],
+        "store_sources": held.manifest.sources,
+        "molecules": sum(len(batch["target_ids"]) for batch in batches),
+        **metrics.as_dict(),
+    }
+
+
+def write_report(report: dict[str, Any], path: Path) -> None:
+    """Write a report as JSON, by way of a temporary file."""
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
