@@ -81,5 +81,23 @@ def prepare_store(
     )
 
 
+@app.command("evaluate")
+def evaluate_checkpoint(
+    checkpoint: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")],
+    store: Annotated[Path, typer.Argument(help="Token store of molecules it was not trained on.")],
+    molecules: Annotated[int | None, typer.Option(help="How many, at random; default: all.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write as well.")] = None,
+) -> None:
+    """Measure a checkpoint on held-out molecules: exact reconstruction, bits per character, the latent's shape."""
+    import json
+
+    from molcmim.evaluation import evaluate, write_report
+
+    report = evaluate(checkpoint, store, molecules)
+    if output is not None:
+        write_report(report, output)
+    typer.echo(json.dumps(report, indent=1))
+
+
 if __name__ == "__main__":
     app()

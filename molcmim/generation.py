@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -89,3 +89,20 @@ def decode_ids(
     new = decoder.generate(inputs_embeds=prompt, generation_config=generation)
     copies = len(new) // len(z)
     return torch.cat([start.repeat_interleave(copies, 0), new], dim=1)
+
+
+def decode(
+    model: MolCMIMModel, tokenizer: PreTrainedTokenizerFast, z: Float[Tensor, "b z"], **settings: Any
+) -> list[str]:
+    """Decode latent codes to strings in the model's notation, as they come: nothing is checked or repaired.
+
+    Parameters
+    ----------
+    model, tokenizer
+        As ``molcmim.checkpoint.load`` gives them.
+    z : Tensor
+        (b, z) codes.
+    **settings
+        As for :func:`decode_ids`.
+    """
+    return tokenizer.batch_decode(decode_ids(model, z, **settings), skip_special_tokens=True)
