@@ -7,7 +7,6 @@ about the training.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
@@ -68,7 +67,7 @@ def load(
     """
     folder = resolve(name_or_path)
     record = read_record(folder)
-    found = sha256(folder / WEIGHTS)
+    found = folders.sha256(folder / WEIGHTS)
     if found != record["weights_sha256"]:
         raise ValueError(
             f"{folder / WEIGHTS} is damaged: SHA-256 {found[:12]}..., {RECORD} says "
@@ -134,7 +133,7 @@ def write(
         record = {
             "format_version": FORMAT_VERSION,
             "versions": versions(),
-            "weights_sha256": sha256(unfinished / WEIGHTS),
+            "weights_sha256": folders.sha256(unfinished / WEIGHTS),
             "vocab_hash": model.config.vocab_hash,
             "dtype": dtype,
             "training": dict(facts),
@@ -204,12 +203,3 @@ def versions() -> dict[str, str]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

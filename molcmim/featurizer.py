@@ -25,7 +25,7 @@ from molcmim.tokenizer import Codec
 
 EMBEDDINGS = ("mean", "informative", "both")
 ON_ERROR = ("raise", "nan", "skip")
-TOKENS_PER_BATCH = {"cpu": 8_192, "cuda": 262_144}
+TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 262_144}
 """Budget of a batch, padding included."""
 SHOW_PROGRESS_FROM = 10_000
 """Molecules from which on a progress bar is worth its lines."""

@@ -1,7 +1,8 @@
-"""Where named folders of data lie: tokenizers and checkpoints. Knows nothing of what they hold."""
+"""Where named folders of data lie, and what tells two files apart. Knows nothing of what they hold."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -49,3 +50,12 @@ def _what_is(folder: Path, marker: str) -> str:
         return "a file, not a folder" if folder.exists() else "not there"
     held = sorted(path.name for path in folder.iterdir())
     return f"no {marker} in it but {', '.join([*held[:5], *(['...'] if held[5:] else [])]) or 'nothing'}"
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

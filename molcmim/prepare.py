@@ -10,26 +10,18 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
-import hashlib
 import itertools
-import multiprocessing
 import os
 import shutil
 import tempfile
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 from tqdm import tqdm
 
-from molcmim import files, smiles
+from molcmim import files, folders, smiles
 from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENS, StoreManifest
 from molcmim.tokenizer import (
     Codec,
@@ -40,14 +32,10 @@ from molcmim.tokenizer import (
     smiles_to_selfies,
     vocab_hash,
 )
+from molcmim.workers import ordered_map
 
 REJECTS = "rejects.csv"
 CHUNK_ROWS = 2_000
-IN_FLIGHT = 4
-"""Chunks per worker that are read, worked on or waiting to be written at any time."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class StoreRecipe(NamedTuple):
@@ -137,19 +125,17 @@ def prepare(
         log = csv.writer(rejects)
         log.writerow(["file", "row", "text", "reason"])
         tokens = open(folder / TOKENS, "wb")  # noqa: SIM115 - entered below
-        offsets = _NpyFile(folder / OFFSETS, np.int64, ())
-        values = (
-            _NpyFile(folder / DESCRIPTORS, np.float32, (len(names),)) if names else contextlib.nullcontext()
-        )
+        offsets = files.NpyFile(folder / OFFSETS, np.int64, ())
+        values = files.NpyFile(folder / DESCRIPTORS, np.float32, (len(names),)) if names else contextlib.nullcontext()
         moments = _Moments(len(names))
         num_tokens = max_tokens = joined = rejected = 0
         reason = "none"
         with tokens, offsets, values:
             offsets.append(np.zeros(1, np.int64))
-            for task, chunk in _ordered_map(work, tasks, workers or joblib.cpu_count()):
+            for task, chunk in ordered_map(work, tasks, 0 if workers == 1 else workers):
                 chunk.tokens.tofile(tokens)
                 offsets.append(num_tokens + np.cumsum(chunk.lengths))
-                if isinstance(values, _NpyFile):
+                if isinstance(values, files.NpyFile):
                     values.append(chunk.descriptors)
                     moments.add(chunk.descriptors)
                 for row, text, reason in chunk.rejects:
@@ -173,7 +159,9 @@ def prepare(
             descriptor_names=names,
             descriptor_mean=moments.mean.tolist(),
             descriptor_std=moments.std.tolist(),
-            sources=[{"file": Path(path).name, "sha256": _sha256(path)} for path in inputs],
+            sources=[
+                {"file": Path(path).name, "sha256": "" if str(path) == "-" else folders.sha256(path)} for path in inputs
+            ],
             settings={**recipe._asdict(), "column": column, "chunk_rows": CHUNK_ROWS},
         )
         if not manifest.num_molecules:
@@ -285,39 +273,6 @@ def _molecule(text: Any, notation: str, recipe: StoreRecipe, codec: Codec, seed:
     return _Molecule(canonical, strings, values)
 
 
-def _ordered_map(work: Callable[[T], R], tasks: Iterable[T], workers: int) -> Iterator[tuple[T, R]]:
-    """Map over worker processes, in order, with at most IN_FLIGHT tasks per worker under way."""
-    if workers < 2:
-        yield from ((task, work(task)) for task in tasks)
-        return
-    context = multiprocessing.get_context("spawn")
-    waiting: deque[tuple[T, Future[R]]] = deque()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
-        try:
-            for task in tasks:
-                waiting.append((task, pool.submit(work, task)))
-                if len(waiting) >= IN_FLIGHT * workers:
-                    task, future = waiting.popleft()
-                    yield task, future.result()
-            while waiting:
-                task, future = waiting.popleft()
-                yield task, future.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _end_with_parent() -> None:
-    """Make this worker end when the parent is killed, instead of waiting for work for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-
-        def watch(parent: BaseProcess = parent) -> None:
-            parent.join()
-            os._exit(1)
-
-        threading.Thread(target=watch, daemon=True).start()
-
-
 @contextlib.contextmanager
 def _folder(output: Path) -> Iterator[Path]:
     """Lend a folder beside `output` that becomes `output` if nothing is raised, and goes away otherwise."""
@@ -330,33 +285,6 @@ def _folder(output: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-
-
-class _NpyFile:
-    """An .npy file that grows by rows; its header is written again at the end."""
-
-    def __init__(self, path: Path, dtype: Any, shape: tuple[int, ...]) -> None:
-        self.rows, self.dtype, self.shape = 0, np.dtype(dtype), shape
-        self.file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
-        self._header()
-
-    def _header(self) -> None:
-        entries = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, entries)  # leaves room for the first axis to grow
-
-    def append(self, rows: np.ndarray) -> None:
-        np.ascontiguousarray(rows, self.dtype).tofile(self.file)
-        self.rows += len(rows)
-
-    def __enter__(self) -> _NpyFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.file.seek(0)
-        self._header()
-        self.file.close()
 
 
 class _Moments:
@@ -380,13 +308,3 @@ class _Moments:
         """Standard deviation of each column; 1 where it is constant."""
         std = np.sqrt(self.square / max(self.n, 1))
         return np.where(std > 0, std, 1.0)
-
-
-def _sha256(path: str | os.PathLike[str]) -> str:
-    if str(path) == "-":
-        return ""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -13,7 +13,7 @@ import pytest
 
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
-    {"config", "curves", "files", "folders", "layers", "latent", "smiles"},
+    {"config", "curves", "files", "folders", "layers", "latent", "smiles", "workers"},
     {"tokenizer", "objectives", "encoder", "decoder"},
     {"data", "model", "reading"},
     {"prepare", "recipe", "checkpoint", "optimizer"},
