@@ -174,9 +174,7 @@ def _smi_rows(lines: io.TextIOWrapper) -> Iterator[list[str]]:
         yield [*line.strip().split(maxsplit=1), "", ""][:2]
 
 
-def _delimited_rows(
-    path: str | os.PathLike[str], lines: io.TextIOWrapper, delimiter: str
-) -> Iterator[list[str]]:
+def _delimited_rows(path: str | os.PathLike[str], lines: io.TextIOWrapper, delimiter: str) -> Iterator[list[str]]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
@@ -197,9 +195,7 @@ def _delimited_rows(
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
 
 
-def _string_table(
-    path: str | os.PathLike[str], header: list[str], rows: list[list[str]], first_row: int
-) -> pa.Table:
+def _string_table(path: str | os.PathLike[str], header: list[str], rows: list[list[str]], first_row: int) -> pa.Table:
     try:
         columns = [pa.array(values, pa.string()) for values in zip(*rows, strict=True)]
     except UnicodeEncodeError:
@@ -223,9 +219,7 @@ def count_rows(path: str | os.PathLike[str], format: str | None = None) -> int |
     if format == "parquet":
         return pyarrow.parquet.read_metadata(path).num_rows
     with open(path, "rb") as file:
-        with (
-            gzip.open(file) if Path(path).suffix.lower() == ".gz" else contextlib.nullcontext(file) as stream
-        ):
+        with gzip.open(file) if Path(path).suffix.lower() == ".gz" else contextlib.nullcontext(file) as stream:
             sample = stream.read(_SAMPLE)
         lines = sample.count(b"\n") + (sample[-1:] not in (b"\n", b"")) - (format in DELIMITERS)
         return max(0, lines if len(sample) < _SAMPLE else lines * os.path.getsize(path) // file.tell())
@@ -329,9 +323,7 @@ def embedding_writer(
                 sink = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, schema))
             elif sink is None:
                 options = pyarrow.csv.WriteOptions(delimiter=DELIMITERS[suffix[1:]])
-                sink = stack.enter_context(
-                    pyarrow.csv.CSVWriter(partial, table.schema, write_options=options)
-                )
+                sink = stack.enter_context(pyarrow.csv.CSVWriter(partial, table.schema, write_options=options))
             sink.write_table(table)
 
         yield write
@@ -344,9 +336,7 @@ def _with_embeddings(rows: pa.Table, embeddings: Float32[np.ndarray, "n d"], wid
         flat = pa.array(embeddings.reshape(-1))
         columns = {"embedding": pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])}
     if taken := columns.keys() & set(rows.column_names):
-        raise ValueError(
-            f"the input already has columns of the output's: {', '.join(sorted(taken))}; rename them"
-        )
+        raise ValueError(f"the input already has columns of the output's: {', '.join(sorted(taken))}; rename them")
     for name, values in columns.items():
         rows = rows.append_column(name, values)
     return rows

@@ -114,9 +114,7 @@ def to_smiles(mol: Chem.Mol) -> str:
     return Chem.MolToSmiles(mol)
 
 
-def canonicalize(
-    molecules: Iterable[object], standardize: bool = False
-) -> tuple[list[str | None], list[str | None]]:
+def canonicalize(molecules: Iterable[object], standardize: bool = False) -> tuple[list[str | None], list[str | None]]:
     """Judge many molecules: the gate that all input passes.
 
     Parameters

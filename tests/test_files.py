@@ -42,18 +42,14 @@ def read(path: Path | str, **options: object) -> list[tuple[object, ...]]:
     chunks = list(files.read_chunks(path, **options))
     starts = np.cumsum([0, *(len(chunk.table) for chunk in chunks)])
     assert [chunk.first_row for chunk in chunks] == starts[:-1].tolist()
-    return [
-        row for chunk in chunks for row in zip(*(c.to_pylist() for c in chunk.table.columns), strict=True)
-    ]
+    return [row for chunk in chunks for row in zip(*(c.to_pylist() for c in chunk.table.columns), strict=True)]
 
 
 @pytest.mark.parametrize("chunk_rows", [1, 2, 5, 100])
 @pytest.mark.parametrize(
     ("name", "delimiter"), [("m.csv", ","), ("m.tsv", "\t"), ("m.csv.gz", ","), ("m.TSV.GZ", "\t")]
 )
-def test_delimited_files_come_back_as_they_are(
-    tmp_path: Path, name: str, delimiter: str, chunk_rows: int
-) -> None:
+def test_delimited_files_come_back_as_they_are(tmp_path: Path, name: str, delimiter: str, chunk_rows: int) -> None:
     path = write(tmp_path / name.lower(), delimited(delimiter))
     assert read(path, chunk_rows=chunk_rows) == NAMED
     chunk = next(files.read_chunks(path))

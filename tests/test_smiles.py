@@ -161,9 +161,7 @@ def test_descriptors_in_closed_form() -> None:
     np.testing.assert_allclose(surface, surface[0], rtol=1e-5)  # three ways to bin one surface
 
 
-@pytest.mark.parametrize(
-    "molecule", ["[U]", "[Na+].[Cl-]", "*", "[H][H]", "[He]", "[Pt](Cl)Cl", "[H+]", "C" * 1500]
-)
+@pytest.mark.parametrize("molecule", ["[U]", "[Na+].[Cl-]", "*", "[H][H]", "[He]", "[Pt](Cl)Cl", "[H+]", "C" * 1500])
 def test_descriptors_are_finite(molecule: str) -> None:
     values = smiles.descriptors(smiles.parse(molecule))
     assert values.dtype == np.float32
