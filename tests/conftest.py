@@ -7,10 +7,13 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: two threads on tiny tensors only fight
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("molcmim", "beartype.beartype")
+hypothesis.settings.register_profile("molcmim", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("molcmim")
 
 ROOT = Path(__file__).resolve().parents[1]
 
