@@ -126,8 +126,7 @@ def write(
         model.config.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         weights = {
-            name: weight.detach().to("cpu", DTYPES[dtype]).contiguous()
-            for name, weight in model.state_dict().items()
+            name: weight.detach().to("cpu", DTYPES[dtype]).contiguous() for name, weight in model.state_dict().items()
         }
         safetensors.torch.save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
         record = {
@@ -157,9 +156,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         format_version, _ = record["format_version"], record["weights_sha256"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{folder / RECORD} is damaged ({error!r}); copy or download the checkpoint again"
-        ) from None
+        raise ValueError(f"{folder / RECORD} is damaged ({error!r}); copy or download the checkpoint again") from None
     if format_version > FORMAT_VERSION:
         raise ValueError(
             f"{folder} has checkpoint format {format_version}, molcmim {molcmim.__version__} reads up to "
@@ -193,6 +190,21 @@ def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
         },
         **record,
     }  # fmt: skip
+
+
+def as_table(description: Mapping[str, Any], indent: str = "") -> str:
+    """Lay out what :func:`describe` returns for reading: a line a fact, groups indented."""
+    lines = []
+    for name, value in description.items():
+        label = f"{indent}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping) and value:
+            lines += [label, as_table(value, indent + "  ")]
+        elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+            lines += [label, *(f"{indent}  {'  '.join(map(str, entry.values()))}" for entry in value)]
+        else:
+            shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
+            lines.append(f"{label:<26}{shown}")
+    return "\n".join(lines)
 
 
 def versions() -> dict[str, str]:

@@ -56,16 +56,12 @@ def build_tokenizer(
 def prepare_store(
     inputs: Annotated[list[str], typer.Argument(help="Molecule files.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to create: the token store.")],
-    notation: Annotated[
-        str, typer.Option(help="smiles, selfies, or a folder with a tokenizer of yours.")
-    ] = "smiles",
+    notation: Annotated[str, typer.Option(help="smiles, selfies, or a folder with a tokenizer of yours.")] = "smiles",
     spellings: Annotated[int, typer.Option(help="Random spellings beside the canonical one.")] = 0,
     descriptors: Annotated[bool, typer.Option("--descriptors", help="Compute RDKit descriptors.")] = False,
     join_share: Annotated[float, typer.Option(help="Joined pairs added, per molecule.")] = 0.0,
     max_length: Annotated[int, typer.Option(help="Longest encoding in tokens.")] = 256,
-    standardize: Annotated[
-        bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")
-    ] = False,
+    standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of spellings and pairs.")] = 0,
     column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default: all CPUs.")] = None,
@@ -97,6 +93,50 @@ def evaluate_checkpoint(
     if output is not None:
         write_report(report, output)
     typer.echo(json.dumps(report, indent=1))
+
+
+@app.command("featurize")
+def featurize(
+    input: Annotated[str, typer.Argument(help="Molecule file: .smi, .csv, .tsv (.gz), .parquet; - for stdin.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .parquet, .csv, .tsv, .npy.")],
+    checkpoint: Annotated[str, typer.Option(help="Name or folder of a checkpoint.")] = "molcmim-small",
+    embedding: Annotated[str, typer.Option(help="mean, informative or both.")] = "mean",
+    column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
+    format: Annotated[str | None, typer.Option(help="smi, csv, tsv, parquet; default: by suffix.")] = None,
+    canonicalize: Annotated[bool, typer.Option(help="Embed the canonical SMILES, or as written.")] = True,
+    standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes that read ahead of the model.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Molecules a batch; default: by tokens.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")] = None,
+    chunk_rows: Annotated[int, typer.Option(help="Rows that are worked on at a time.")] = 10_000,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,
+) -> None:
+    """Embed a file of molecules; the same command resumes where a killed one stopped."""
+    from molcmim.bulk import featurize_file
+
+    done = featurize_file(
+        input, output, checkpoint, embedding, column=column, format=format, canonicalize=canonicalize,
+        standardize=standardize, chunk_rows=chunk_rows, workers=workers, batch_size=batch_size, device=device,
+        restart=restart,
+    )  # fmt: skip
+    typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
+    if strict and done.bad:
+        raise typer.Exit(2)
+
+
+@app.command("info")
+def info(
+    name: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")] = "molcmim-small",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a checkpoint is: sizes, hashes, how it was trained."""
+    import json
+
+    from molcmim import checkpoint
+
+    description = checkpoint.describe(name)
+    typer.echo(json.dumps(description, indent=1) if as_json else checkpoint.as_table(description))
 
 
 if __name__ == "__main__":

@@ -190,13 +190,11 @@ class Featurizer:
             from molcmim.smiles import BadMolecule, MoleculeError
 
             raise MoleculeError([BadMolecule(int(i), rows[i], encoded.reasons[i] or "") for i in bad])
-        kept = np.flatnonzero(encoded.which >= 0)
-        X = self.embed_encoded(encoded, embedding, batch_size, progress)[encoded.which[kept]]
+        X = self.embed_encoded(encoded, embedding, batch_size, progress)
         if on_error == "skip":
-            return X, kept
-        aligned = np.full((len(rows), X.shape[1]), np.nan, np.float32)
-        aligned[kept] = X
-        return aligned
+            kept = np.flatnonzero(encoded.which >= 0)
+            return X[kept], kept
+        return X
 
     def reader(self, canonicalize: bool = True, standardize: bool = False) -> Reader:
         """How molecules are read for this model."""
@@ -205,14 +203,8 @@ class Featurizer:
 
     def embed_encoded(
         self, encoded: Encoded, embedding: str, batch_size: int | None = None, progress: bool = False
-    ) -> Float32[np.ndarray, "u d"]:
-        """Embed the different molecules of `encoded`, similar lengths together.
-
-        Raises
-        ------
-        torch.OutOfMemoryError, RuntimeError, MemoryError
-            If memory does not suffice for one molecule.
-        """
+    ) -> Float32[np.ndarray, "n d"]:
+        """Embed what a :meth:`reader` has read, similar lengths together; rows of NaN for bad molecules."""
         budget = TOKENS_PER_BATCH.get(self.model.device.type, TOKENS_PER_BATCH["cpu"])
         lengths = np.diff(encoded.offsets)
         order = np.argsort(-lengths, kind="stable")  # longest first: what is too much shows at once
@@ -231,12 +223,13 @@ class Featurizer:
                     continue
                 done += len(rows)
                 bar.update(len(rows))
-        return X
+        aligned = np.full((len(encoded.which), X.shape[1]), np.nan, np.float32)
+        good = encoded.which >= 0
+        aligned[good] = X[encoded.which[good]]
+        return aligned
 
     @torch.inference_mode()
-    def _embed_rows(
-        self, encoded: Encoded, rows: Int[np.ndarray, " b"], embedding: str
-    ) -> Float32[np.ndarray, "b d"]:
+    def _embed_rows(self, encoded: Encoded, rows: Int[np.ndarray, " b"], embedding: str) -> Float32[np.ndarray, "b d"]:
         ids, _ = gather(encoded.ids, encoded.offsets, rows)
         input_ids = torch.from_numpy(ids).to(self.model.device)
         return embed(self.model, input_ids, None, input_ids, embedding).cpu().numpy()

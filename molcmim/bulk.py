@@ -1,0 +1,228 @@
+"""A file of molecules -> a file of embeddings, of any size: streamed, and resumed where a killed run stopped.
+
+Rows are read in chunks. Worker processes judge and encode them ahead of the model; each chunk, embedded, becomes
+a shard in the folder `.<output>.partial` beside the output. When all are there they are merged into the output,
+and the folder goes. A chunk's embeddings depend on the chunk alone, so a resumed run ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import pyarrow as pa
+from tqdm import tqdm
+
+from molcmim import checkpoint, files, folders
+from molcmim.featurizer import Featurizer
+from molcmim.workers import ordered_map
+
+MANIFEST, SPOOL, ERROR = "manifest.json", "input", "error"
+
+
+class Summary(NamedTuple):
+    """What became of a file."""
+
+    rows: int
+    """Rows of the input, and of the output."""
+    bad: int
+    """How many of them could not be embedded."""
+
+
+def featurize_file(
+    input: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    name_or_path: str | os.PathLike[str] = "molcmim-small",
+    embedding: str = "mean",
+    *,
+    column: str | None = None,
+    format: str | None = None,
+    canonicalize: bool = True,
+    standardize: bool = False,
+    chunk_rows: int = 10_000,
+    workers: int | None = None,
+    batch_size: int | None = None,
+    device: str | None = None,
+    restart: bool = False,
+    progress: bool = True,
+) -> Summary:
+    """Embed every row of a file; rows stay in order, and all other columns are kept.
+
+    A row that cannot be embedded stays, with NaN for an embedding and the reason in the column `error` (for .npy,
+    which has no columns: in the metadata). :func:`molcmim.files.embedding_writer` says what the output looks like;
+    its metadata name the input, the checkpoint, the settings, and the versions of what computed it.
+
+    Parameters
+    ----------
+    input, column, format
+        See :func:`molcmim.files.read_chunks`. Standard input is first copied to disk.
+    output
+        .parquet, .csv, .tsv or .npy.
+    name_or_path, embedding, canonicalize, standardize, batch_size, device
+        See :class:`molcmim.Featurizer`.
+    chunk_rows
+        Rows that are worked on, and lost by a kill, at a time.
+    workers
+        Processes that read ahead of the model; 0: none. Default: one beside a model on the CPU, whose threads it
+        would only get in the way of, and one per CPU beside a GPU.
+    restart
+        Begin anew, whatever an earlier run left.
+    progress
+        Show a progress bar, if standard error is a terminal.
+
+    Raises
+    ------
+    FileExistsError
+        If `output` exists (unless `restart`).
+    ValueError
+        If an earlier, unfinished run for this output had another input or other settings; if the input cannot be
+        read or has columns that the output adds.
+    """
+    output = Path(output)
+    if output.suffix.lower() not in files.OUTPUT_SUFFIXES:
+        raise ValueError(f"{output}: unknown suffix; the output may be {', '.join(files.OUTPUT_SUFFIXES)}")
+    if output.exists() and not restart:
+        raise FileExistsError(f"{output} exists; remove it, name another file, or restart")
+    featurizer = Featurizer.from_pretrained(name_or_path, device)
+    partial = output.with_name(f".{output.name}.partial")
+    if restart:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(exist_ok=True)
+    source = Path(input)
+    if os.fspath(input) == "-":
+        source, format = partial / SPOOL, format or "csv"
+        with files.atomic_path(source) as path, open(path, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+    settings = {
+        "input": Path(input).name,
+        "input_sha256": folders.sha256(source),
+        "column": column,
+        "format": format,
+        "chunk_rows": chunk_rows,
+        **_identity(name_or_path),
+        "embedding": embedding,
+        "dim": featurizer.dim(embedding),
+        "precision": str(featurizer.model.dtype).removeprefix("torch."),
+        "canonicalize": canonicalize,
+        "standardize": standardize,
+    }
+    _agree(partial / MANIFEST, settings)
+    if workers is None:
+        workers = joblib.cpu_count() if featurizer.model.device.type != "cpu" else 1
+    waiting: deque[tuple[Path, pa.Table]] = deque()
+    shards: list[Path] = []
+    bar = tqdm(
+        total=files.count_rows(source, format),
+        unit=" molecules",
+        unit_scale=True,
+        disable=None if progress else True,  # None: where there is no terminal
+    )
+
+    def to_do() -> Iterator[list[Any]]:
+        for chunk in files.read_chunks(source, column, format, chunk_rows):
+            shards.append(partial / f"{len(shards):06d}.arrow")
+            if len(shards) == 1:
+                _check_columns(chunk.table.column_names, output, featurizer.dim(embedding))
+            if shards[-1].exists():
+                bar.initial += len(chunk.table)  # of an earlier run: no part of this one's speed
+                bar.update(len(chunk.table))
+            else:
+                waiting.append((shards[-1], chunk.table))
+                yield chunk.smiles
+
+    with bar:
+        for _, encoded in ordered_map(featurizer.reader(canonicalize, standardize).read, to_do(), workers):
+            shard, table = waiting.popleft()
+            X = featurizer.embed_encoded(encoded, embedding, batch_size)
+            _write_shard(shard, table, encoded.reasons, X)
+            bar.update(len(X))
+    summary = _merge(shards, output, settings)
+    shutil.rmtree(partial)
+    return summary
+
+
+def _identity(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Tell one checkpoint, and one environment, from another."""
+    record = checkpoint.read_record(checkpoint.resolve(name_or_path))
+    return {
+        "checkpoint": Path(name_or_path).name,
+        "weights_sha256": record["weights_sha256"],
+        "vocab_hash": record["vocab_hash"],
+        "versions": {**checkpoint.versions(), "rdkit": importlib.metadata.version("rdkit")},
+    }
+
+
+def _agree(manifest: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings down, or compare them with those of the run that is to be resumed."""
+    if not manifest.exists():
+        with files.atomic_path(manifest) as path:
+            path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    before = json.loads(manifest.read_text(encoding="utf-8"))
+    changed = [
+        f"{name}: {before.get(name)!r}, now {settings.get(name)!r}"
+        for name in before.keys() | settings.keys()
+        if before.get(name) != settings.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{manifest.parent} holds an unfinished run that differs in {'; '.join(sorted(changed))}. Give the same "
+            "again to resume it, or restart to begin anew"
+        )
+
+
+def _check_columns(columns: list[str], output: Path, dim: int) -> None:
+    suffix = output.suffix.lower()
+    embedding = ["embedding"] if suffix == ".parquet" else [f"e{i}" for i in range(dim)]
+    taken = [] if suffix == ".npy" else sorted({ERROR, *embedding} & set(columns))
+    if taken:
+        raise ValueError(f"the input has columns that the output adds: {', '.join(taken)}; rename them first")
+
+
+def _write_shard(shard: Path, table: pa.Table, reasons: list[str | None], X: np.ndarray) -> None:
+    """Write a chunk's rows with two more columns, the last: reasons and embeddings."""
+    table = table.append_column(ERROR, pa.array(reasons, pa.string()))
+    embedding = pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), X.shape[1])
+    table = table.append_column("embedding", embedding)
+    with (
+        files.atomic_path(shard) as path,
+        pa.OSFile(str(path), "wb") as file,
+        pa.ipc.new_file(file, table.schema) as writer,
+    ):
+        writer.write_table(table)
+
+
+def _read_shard(shard: Path) -> tuple[pa.Table, np.ndarray]:
+    """Rows, reasons in the last column, and embeddings."""
+    with pa.memory_map(str(shard)) as file:
+        table = pa.ipc.open_file(file).read_all()
+    *rows, last = range(table.num_columns)
+    flat = table.column(last).combine_chunks().flatten().to_numpy()
+    return table.select(rows), flat.reshape(len(table), -1)
+
+
+def _merge(shards: list[Path], output: Path, settings: Mapping[str, Any]) -> Summary:
+    """Write the shards, in order, into one file; memory holds one at a time."""
+    rows = 0
+    errors: dict[int, str] = {}
+    for shard in shards:
+        table, _ = _read_shard(shard)
+        reasons = table.column(table.num_columns - 1)
+        if reasons.null_count < len(reasons):
+            errors |= {rows + i: reason for i, reason in enumerate(reasons.to_pylist()) if reason}
+        rows += len(table)
+    metadata = {**settings, "rows": rows, "bad_rows": len(errors)}
+    if output.suffix.lower() == ".npy":
+        metadata["errors"] = errors
+    with files.embedding_writer(output, metadata) as write:
+        for shard in shards:
+            write(*_read_shard(shard))
+    return Summary(rows, len(errors))
