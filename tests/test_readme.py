@@ -1,0 +1,81 @@
+"""Nothing shown goes unrun: every block of the README, in order, and every example, on the released checkpoint."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> str:
+    # Another folder than the repository: what runs is the installed package, or the one on the path that pytest has.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "COLUMNS": "200"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def test_python_blocks_run_in_order(workplace: Path) -> None:
+    program = "\n".join(code for language, code in BLOCKS if language == "python")
+    printed = run([sys.executable, "-c", program], workplace)
+    assert "float32" in printed
+    assert "rows 1, 2" in printed
+
+
+def test_shell_blocks_run_in_order(workplace: Path) -> None:
+    shell = [code for language, code in BLOCKS if language == "bash"]
+    # The first block installs and runs the tests; .ci/run runs it word for word.
+    assert len(shell[0].splitlines()) == 2
+    program = "\n".join(shell[1:]).replace("molcmim ", f"{sys.executable} -m molcmim.cli ")
+    run(["bash", "-euc", program], workplace)
+    assert (workplace / "both.parquet").exists()
+    assert (workplace / "embeddings.csv").exists()
+
+
+def test_every_block_is_run() -> None:
+    assert {language for language, _ in BLOCKS} <= {"python", "bash"}
+
+
+def test_neighbours_of_aspirin(workplace: Path) -> None:
+    printed = run([sys.executable, "examples/01_neighbours.py"], workplace)
+    assert printed.splitlines()[1].split()[0] == "aspirin"
+
+
+def test_sklearn_example_beats_the_mean(workplace: Path, shared_data: Path) -> None:
+    printed = run([sys.executable, "examples/02_sklearn.py", "--data", str(shared_data / "moleculenet")], workplace)
+    assert float(re.search(r"RMSE ([\d.]+)", printed)[1]) < 1.6  # the train set's mean has 2.315
+
+
+def test_deepchem_example_beats_the_mean(workplace: Path, shared_data: Path) -> None:
+    csv = shared_data / "moleculenet" / "deepchem" / "delaney-processed.csv"
+    printed = run([sys.executable, "examples/03_deepchem.py", "--csv", str(csv)], workplace)
+    assert float(re.search(r"rms_score': (?:np\.float64\()?([\d.]+)", printed)[1]) < 1.0  # 1 is the train set's sd
+
+
+def test_pretrain_example_makes_a_checkpoint_and_goes_on(workplace: Path) -> None:
+    command = [sys.executable, "examples/04_pretrain.py", "--output", "out", "--steps", "12"]
+    run(command, workplace)
+    assert (workplace / "out" / "run" / "model" / "model.safetensors").exists()
+
+
+def test_figure_is_what_its_program_draws(workplace: Path) -> None:
+    drawn = workplace / "examples" / "data_flow.png"
+    drawn.unlink()
+    run([sys.executable, "examples/data_flow.py"], workplace)
+    assert drawn.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
