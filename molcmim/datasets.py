@@ -1,0 +1,381 @@
+"""Property sets: molecules with measured values, their splits, and what is wrong with them. Knows no model.
+
+A data set is a pandas frame with a column ``smiles`` and one column a target, rows in the file's order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import itertools
+import os
+import urllib.request
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int64
+
+from molcmim import smiles
+from molcmim.files import atomic_path, read_chunks
+from molcmim.smiles import BadMolecule, MoleculeError
+
+
+class PropertySet(NamedTuple):
+    """What is known about a published set."""
+
+    quantity: str
+    """What was measured."""
+    unit: str
+    """Unit of y."""
+    rows: int
+    """Molecules in it."""
+    file: str
+    """MoleculeNet's name of the file; ``<name>.csv`` with the columns smiles and y is read as well."""
+    target: str
+    """Column of that file that holds the measured value."""
+    url: str
+    """Where MoleculeNet offers it."""
+    sha256: str
+    """:func:`content_hash` of the set."""
+    source: str
+    """Who measured or collected it."""
+
+
+_BUCKET = "https://deepchemdata.s3-us-west-1.amazonaws.com/datasets/"
+
+DATASETS: dict[str, PropertySet] = {
+    "esol": PropertySet(
+        quantity="aqueous solubility, log S",
+        unit="log10(mol/L)",
+        rows=1128,
+        file="delaney-processed.csv",
+        target="measured log solubility in mols per litre",
+        url=_BUCKET + "delaney-processed.csv",
+        sha256="bdd071506c8a7d849cf082187ae323f7394cb1f2b497c660f60450623f1b4359",
+        source="Delaney, J. Chem. Inf. Comput. Sci. 2004, 44, 1000",
+    ),
+    "freesolv": PropertySet(
+        quantity="hydration free energy",
+        unit="kcal/mol",
+        rows=642,
+        file="SAMPL.csv",
+        target="expt",
+        url=_BUCKET + "SAMPL.csv",
+        sha256="6a26378b63683e690cf98c1c671b53f29c251850e3707930d868b6802e3b0b6c",
+        source="Mobley & Guthrie, J. Comput.-Aided Mol. Des. 2014, 28, 711",
+    ),
+    "lipophilicity": PropertySet(
+        quantity="octanol/water distribution, log D at pH 7.4",
+        unit="log10",
+        rows=4200,
+        file="Lipophilicity.csv",
+        target="exp",
+        url=_BUCKET + "Lipophilicity.csv",
+        sha256="4d2918eb2f39ee40d83d01d04a50e7169420d17121ecbe0a35200d01deb5f7a2",
+        source="AstraZeneca, deposited in ChEMBL (CHEMBL3301361)",
+    ),
+}
+
+
+def load(name: str, folder: str | os.PathLike[str] | None = None) -> pd.DataFrame:
+    """Load a published property set.
+
+    Looked for in `folder`, if one is given, and nowhere else; without, in ``$MOLCMIM_DATA``, then in the cache
+    (``$MOLCMIM_HOME/datasets``, else ``$XDG_CACHE_HOME/molcmim`` or ``~/.cache/molcmim``), and last at
+    MoleculeNet, from where it goes into the cache once its content has been verified.
+
+    Parameters
+    ----------
+    name : {"esol", "freesolv", "lipophilicity"}
+        ESOL: 1,128 molecules, measured log10 of the aqueous solubility in mol/L. FreeSolv: 642, experimental
+        hydration free energy in kcal/mol. Lipophilicity: 4,200, experimental logD (octanol/water) at pH 7.4.
+    folder
+        Holds ``esol.csv`` (``smiles,y``) or ``delaney-processed.csv`` (MoleculeNet's columns), and so on.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``smiles`` (as in the file, without white space around) and ``y`` (float64).
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is nowhere and cannot be downloaded; says where to put which file.
+    ValueError
+        For an unknown name, a file without the columns, a value that is no number, a damaged download.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}; load_csv reads any other")
+    given = folder or os.environ.get("MOLCMIM_DATA")
+    wanted = (f"{name}.csv", DATASETS[name].file)
+    folders = [Path(place) for place in (given, None if folder else _cache()) if place]
+    for path in (place / file for place in folders for file in wanted):
+        if path.is_file():
+            return _read(path, DATASETS[name].target)
+    if folder:
+        raise FileNotFoundError(f"{name}: no {' or '.join(wanted)} in {Path(folder).absolute()}; put one there")
+    return _download(name, folders)
+
+
+def load_csv(
+    path: str | os.PathLike[str], smiles_column: str | None = None, target_columns: str | Sequence[str] = "y"
+) -> pd.DataFrame:
+    """Load any table of molecules and measured values.
+
+    Parameters
+    ----------
+    path
+        Any format of :func:`molcmim.files.read_chunks`: csv, tsv, Parquet, gzip.
+    smiles_column
+        Default: found by its name.
+    target_columns
+        One column, which becomes ``y``, or several, which keep their names. An empty field is a missing label.
+
+    Returns
+    -------
+    DataFrame
+        Columns ``smiles`` and the target or targets (float64, NaN where missing).
+
+    Raises
+    ------
+    OSError, ValueError
+        As :func:`molcmim.files.read_chunks`; ValueError also for a missing target column, or for a value that
+        is no finite number, with its row.
+    """
+    return _frame(path, smiles_column, target_columns)
+
+
+def _frame(
+    path: str | os.PathLike[str], column: str | None, targets: str | Sequence[str], format: str | None = None
+) -> pd.DataFrame:
+    chunks = list(read_chunks(path, column, format))
+    present = chunks[0].table.column_names
+    names = {targets: "y"} if isinstance(targets, str) else {target: target for target in targets}
+    if missing := [target for target in names if target not in present]:
+        raise ValueError(f"{path}: no column {', '.join(missing)}; the columns present: {', '.join(present)}")
+    if "smiles" in names.values():
+        raise ValueError(f"{path}: 'smiles' names the molecules; rename that target")
+    molecules = itertools.chain.from_iterable(chunk.smiles for chunk in chunks)
+    frame = pd.DataFrame({"smiles": [s.strip() if isinstance(s, str) else s for s in molecules]})
+    for target, name in names.items():
+        fields = itertools.chain.from_iterable(chunk.table.column(target).to_pylist() for chunk in chunks)
+        frame[name] = [_number(field, f"{path}: row {row}, {target}") for row, field in enumerate(fields)]
+    return frame
+
+
+def _number(field: object, where: str) -> float:
+    text = "" if field is None else str(field).strip()
+    if text.lower() in ("", "nan", "na"):
+        return float("nan")
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("inf")
+    if not np.isfinite(value):
+        raise ValueError(f"{where}: {field!r} is no finite number; correct it, or leave it empty if unknown")
+    return value
+
+
+def _read(path: Path, target: str, format: str | None = None) -> pd.DataFrame:
+    columns = next(read_chunks(path, format=format, chunk_rows=1)).table.column_names
+    frame = _frame(path, None, "y" if "y" in columns else target, format)
+    if unknown := np.flatnonzero(frame["y"].isna()).tolist():
+        raise ValueError(f"{path}: no value in row(s) {', '.join(map(str, unknown))}; restore the file")
+    return frame
+
+
+def content_hash(data: pd.DataFrame) -> str:
+    """SHA-256 over ``smiles,y`` of every row: the same however the file that they came from was laid out."""
+    lines = (f"{s},{float(y)!r}\n" for s, y in zip(data["smiles"], data["y"], strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _cache() -> Path:
+    if home := os.environ.get("MOLCMIM_HOME"):
+        return Path(home) / "datasets"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "molcmim"
+
+
+def _download(name: str, looked_at: list[Path]) -> pd.DataFrame:
+    known = DATASETS[name]
+    target = _cache() / known.file
+    try:
+        with urllib.request.urlopen(known.url, timeout=30) as response:
+            content = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise FileNotFoundError(
+            f"{name} is not in {' or '.join(map(str, looked_at))}, and downloading {known.url} failed ({error}). "
+            f"Put {known.file}, or {name}.csv with the columns smiles,y, into {target.parent}, or into a folder "
+            "that you name by the argument or by MOLCMIM_DATA."
+        ) from error
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(target) as unverified:
+        unverified.write_bytes(content)
+        data = _read(unverified, known.target, "csv")
+        if (found := content_hash(data)) != known.sha256:
+            raise ValueError(
+                f"{known.url} no longer holds the published {name}: {len(data)} rows of SHA-256 {found[:12]}..., "
+                f"expected {known.rows} of {known.sha256[:12]}...; nothing was kept, load_csv reads any file"
+            )
+    return data
+
+
+class Split(NamedTuple):
+    """Row numbers of the three parts; no row is in two of them, every row is in one."""
+
+    train: Int64[np.ndarray, " n_train"]
+    """What is fitted."""
+    valid: Int64[np.ndarray, " n_valid"]
+    """What chooses."""
+    test: Int64[np.ndarray, " n_test"]
+    """What is reported."""
+
+
+def split(data: pd.DataFrame, method: str = "random", seed: int = 0) -> Split:
+    """Split a data set 80/10/10.
+
+    Parameters
+    ----------
+    data
+        With a column ``smiles``.
+    method : {"random", "scaffold"}
+        ``random``: numpy's ``RandomState(seed).permutation(n)``, cut at int(0.8 n) and int(0.9 n).
+        ``scaffold``: molecules of one Bemis-Murcko scaffold (J. Med. Chem. 1996, 39, 2887; no chirality) stay
+        together, the largest sets fill train, then valid, then test: what DeepChem's ScaffoldSplitter does.
+        All acyclic molecules are one such set.
+    seed
+        Of ``random``; ``scaffold`` has none.
+
+    Returns
+    -------
+    Split
+        Row numbers, counted from 0.
+
+    Raises
+    ------
+    MoleculeError
+        Under ``scaffold``, if a SMILES cannot be read.
+    ValueError
+        For an unknown method, or if a part would be empty.
+    """
+    n = len(data)
+    if method == "random":
+        order = np.random.RandomState(seed).permutation(n).tolist()
+        parts = [order[: int(0.8 * n)], order[int(0.8 * n) : int(0.9 * n)], order[int(0.9 * n) :]]
+    elif method == "scaffold":
+        parts = _scaffold_parts(list(data["smiles"]))
+    else:
+        raise ValueError(f"unknown split {method!r}; known are random, scaffold")
+    found = Split(*(np.asarray(part, np.int64) for part in parts))
+    if not all(len(part) for part in found):
+        sizes = ", ".join(f"{part} {len(rows)}" for part, rows in found._asdict().items())
+        raise ValueError(f"a {method} split of {n} rows leaves a part empty ({sizes}); split it otherwise")
+    return found
+
+
+def _scaffold_parts(molecules: list[Any]) -> list[list[int]]:
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    bad = []
+    for row, molecule in enumerate(molecules):
+        try:
+            rows_of[smiles.murcko_scaffold(molecule)].append(row)
+        except ValueError as error:
+            bad.append(BadMolecule(row, molecule, str(error)))
+    if bad:
+        raise MoleculeError(bad)
+    parts: list[list[int]] = [[], [], []]
+    for rows in sorted(rows_of.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
+        if len(parts[0]) + len(rows) <= 0.8 * len(molecules):
+            parts[0] += rows
+        elif len(parts[0]) + len(parts[1]) + len(rows) <= (0.8 + 0.1) * len(molecules):
+            parts[1] += rows
+        else:
+            parts[2] += rows
+    return parts
+
+
+def _canonical(molecules: Sequence[object]) -> list[str]:
+    canonical, reasons = smiles.canonicalize(molecules)
+    bad = [BadMolecule(row, molecules[row], reason) for row, reason in enumerate(reasons) if reason is not None]
+    if bad:
+        raise MoleculeError(bad)
+    return [s for s in canonical if s is not None]
+
+
+class Repeated(NamedTuple):
+    """A molecule that stands in several rows."""
+
+    smiles: str
+    """Its canonical SMILES."""
+    rows: list[int]
+    """Where it stands."""
+    spread: float
+    """Largest minus smallest of its values; NaN if none is known."""
+
+
+class Audit(NamedTuple):
+    """What a data set's numbers should be read with."""
+
+    repeated: list[Repeated]
+    """Molecules in several rows, widest spread first."""
+    leaked: dict[str, int]
+    """Rows of one part whose molecule is also in another, as "test in train" -> how many; empty without split."""
+
+    @property
+    def duplicates(self) -> int:
+        """Rows that repeat an earlier row's molecule."""
+        return sum(len(molecule.rows) - 1 for molecule in self.repeated)
+
+    @property
+    def conflicts(self) -> list[Repeated]:
+        """Those whose values differ."""
+        return [molecule for molecule in self.repeated if molecule.spread > 0]
+
+    def __str__(self) -> str:
+        worst = f", by up to {self.conflicts[0].spread:.2f}" if self.conflicts else ""
+        found = [
+            f"{self.duplicates} rows repeat an earlier molecule",
+            f"{len(self.conflicts)} repeated molecules have different values{worst}",
+            *(f"{where}: {count}" for where, count in self.leaked.items()),
+        ]
+        return "; ".join(found)
+
+
+def audit(data: pd.DataFrame, parts: Split | None = None, target: str = "y") -> Audit:
+    """Find repeated molecules (same canonical isomeric SMILES), conflicting values, leakage between parts.
+
+    Parameters
+    ----------
+    data
+        With a column ``smiles``.
+    parts
+        A split of its rows.
+    target
+        Column of the values.
+
+    Raises
+    ------
+    MoleculeError
+        If a SMILES cannot be read.
+    """
+    molecule = np.array(_canonical(list(data["smiles"])), object)
+    y = data[target].to_numpy(np.float64)
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, canonical in enumerate(molecule):
+        rows_of[canonical].append(row)
+    repeated = []
+    for canonical, rows in rows_of.items():
+        if len(rows) > 1:
+            known = y[rows][~np.isnan(y[rows])]
+            repeated.append(Repeated(canonical, rows, float(np.ptp(known)) if len(known) else float("nan")))
+    repeated.sort(key=lambda found: np.nan_to_num(found.spread, nan=-1.0), reverse=True)
+    leaked = {}
+    if parts is not None:
+        for a, b in (("valid", "train"), ("test", "train"), ("test", "valid")):
+            inside = set(molecule[getattr(parts, b)])
+            leaked[f"{a} in {b}"] = sum(m in inside for m in molecule[getattr(parts, a)])
+    return Audit(repeated, leaked)
