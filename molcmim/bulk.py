@@ -7,6 +7,7 @@ and the folder goes. A chunk's embeddings depend on the chunk alone, so a resume
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -93,61 +94,74 @@ def featurize_file(
     if output.exists() and not restart:
         raise FileExistsError(f"{output} exists; remove it, name another file, or restart")
     featurizer = Featurizer.from_pretrained(name_or_path, device)
-    partial = output.with_name(f".{output.name}.partial")
-    if restart:
-        shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(exist_ok=True)
-    source = Path(input)
-    if os.fspath(input) == "-":
-        source, format = partial / SPOOL, format or "csv"
-        with files.atomic_path(source) as path, open(path, "wb") as file:
-            shutil.copyfileobj(sys.stdin.buffer, file)
-    settings = {
-        "input": Path(input).name,
-        "input_sha256": folders.sha256(source),
-        "column": column,
-        "format": format,
-        "chunk_rows": chunk_rows,
-        **_identity(name_or_path),
-        "embedding": embedding,
-        "dim": featurizer.dim(embedding),
-        "precision": str(featurizer.model.dtype).removeprefix("torch."),
-        "canonicalize": canonicalize,
-        "standardize": standardize,
-    }
-    _agree(partial / MANIFEST, settings)
     if workers is None:
-        workers = joblib.cpu_count() if featurizer.model.device.type != "cpu" else 1
-    waiting: deque[tuple[Path, pa.Table]] = deque()
-    shards: list[Path] = []
-    bar = tqdm(
-        total=files.count_rows(source, format),
-        unit=" molecules",
-        unit_scale=True,
-        disable=None if progress else True,  # None: where there is no terminal
-    )
+        workers = 1 if featurizer.model.device.type == "cpu" else joblib.cpu_count()
+    with _shard_folder(output, restart) as folder:
+        source = Path(input)
+        if os.fspath(input) == "-":
+            source, format = folder / SPOOL, format or "csv"
+            with files.atomic_path(source) as path, open(path, "wb") as file:
+                shutil.copyfileobj(sys.stdin.buffer, file)
+        settings = {
+            "input": Path(input).name,
+            "input_sha256": folders.sha256(source),
+            "column": column,
+            "format": format,
+            "chunk_rows": chunk_rows,
+            **_identity(name_or_path),
+            "embedding": embedding,
+            "dim": featurizer.dim(embedding),
+            "precision": str(featurizer.model.dtype).removeprefix("torch."),
+            "canonicalize": canonicalize,
+            "standardize": standardize,
+        }
+        _agree(folder, settings)
+        bar = tqdm(
+            total=files.count_rows(source, format),
+            initial=len(_shards_in(folder)) * chunk_rows,
+            unit=" molecules",
+            unit_scale=True,
+            disable=None if progress else True,  # None: where there is no terminal
+        )
+        shards: list[Path] = []
+        waiting: deque[tuple[Path, pa.Table]] = deque()
 
-    def to_do() -> Iterator[list[Any]]:
-        for chunk in files.read_chunks(source, column, format, chunk_rows):
-            shards.append(partial / f"{len(shards):06d}.arrow")
-            if len(shards) == 1:
-                _check_columns(chunk.table.column_names, output, featurizer.dim(embedding))
-            if shards[-1].exists():
-                bar.initial += len(chunk.table)  # of an earlier run: no part of this one's speed
-                bar.update(len(chunk.table))
-            else:
-                waiting.append((shards[-1], chunk.table))
-                yield chunk.smiles
+        def to_do() -> Iterator[list[Any]]:
+            for chunk in files.read_chunks(source, column, format, chunk_rows):
+                if not shards:
+                    _check_columns(chunk.table.column_names, output, featurizer.dim(embedding))
+                shards.append(folder / f"{len(shards):06d}.arrow")
+                if not shards[-1].exists():
+                    waiting.append((shards[-1], chunk.table))
+                    yield chunk.smiles
 
-    with bar:
-        for _, encoded in ordered_map(featurizer.reader(canonicalize, standardize).read, to_do(), workers):
-            shard, table = waiting.popleft()
-            X = featurizer.embed_encoded(encoded, embedding, batch_size)
-            _write_shard(shard, table, encoded.reasons, X)
-            bar.update(len(X))
-    summary = _merge(shards, output, settings)
-    shutil.rmtree(partial)
-    return summary
+        with bar:
+            for _, encoded in ordered_map(featurizer.reader(canonicalize, standardize).read, to_do(), workers):
+                shard, table = waiting.popleft()
+                X = featurizer.embed_encoded(encoded, embedding, batch_size)
+                _write_shard(shard, table, encoded.reasons, X)
+                bar.update(len(X))
+        return _merge(shards, output, settings)
+
+
+@contextlib.contextmanager
+def _shard_folder(output: Path, restart: bool) -> Iterator[Path]:
+    """Lend the folder for the shards of `output`; it stays behind if something is raised while it has any."""
+    folder = output.with_name(f".{output.name}.partial")
+    if restart:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    try:
+        yield folder
+    except BaseException:
+        if not _shards_in(folder):
+            shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.arrow"))
 
 
 def _identity(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -161,9 +175,10 @@ def _identity(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _agree(manifest: Path, settings: Mapping[str, Any]) -> None:
+def _agree(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings down, or compare them with those of the run that is to be resumed."""
-    if not manifest.exists():
+    manifest = folder / MANIFEST
+    if not _shards_in(folder):
         with files.atomic_path(manifest) as path:
             path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     before = json.loads(manifest.read_text(encoding="utf-8"))
@@ -174,7 +189,7 @@ def _agree(manifest: Path, settings: Mapping[str, Any]) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{manifest.parent} holds an unfinished run that differs in {'; '.join(sorted(changed))}. Give the same "
+            f"{folder} holds an unfinished run that differs in {'; '.join(sorted(changed))}. Give the same "
             "again to resume it, or restart to begin anew"
         )
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
 
 import molcmim
 
+
+class _Commands(typer.core.TyperGroup):
+    """Commands that end with one line, not a traceback, where the input is at fault."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (OSError, ValueError) as error:
+            typer.echo(f"molcmim: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
 app = typer.Typer(
     name="molcmim",
+    cls=_Commands,
     help="Molecules in, vectors out, and back.",
     no_args_is_help=True,
     add_completion=False,
@@ -75,6 +89,38 @@ def prepare_store(
         f"{output}: {store.num_molecules:,} molecules ({store.joined:,} joined), "
         f"{store.num_tokens:,} tokens, {store.rejected:,} rows rejected ({output / REJECTS})"
     )
+
+
+@app.command("pretrain")
+def pretrain_model(
+    store: Annotated[Path, typer.Argument(help="Token store to train on, as `molcmim prepare` writes it.")],
+    valid: Annotated[Path, typer.Option(help="Token store of held-out molecules, same tokenizer.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
+    recipe: Annotated[str, typer.Option(help="tiny, small, base, or a YAML file of choices.")] = "small",
+    choices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a choice of the recipe, e.g. steps=500 or model.width=128."
+        ),
+    ] = None,
+) -> None:
+    """Pretrain a model; the same command goes on with an interrupted run.
+
+    The result is the checkpoint OUTPUT/model; OUTPUT/log.csv and OUTPUT/curves.png show how training goes. Every
+    choice and its meaning: molcmim.recipe.Recipe. Several GPUs: torchrun --nproc-per-node 4 -m molcmim.cli pretrain ...
+    """
+    import yaml
+
+    from molcmim.recipe import Recipe
+    from molcmim.trainer import pretrain
+
+    overrides = {}
+    for choice in choices or []:
+        key, equals, value = choice.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{choice!r} is not of the form KEY=VALUE", param_hint="--set")
+        overrides[key] = yaml.safe_load(value)
+    typer.echo(pretrain(store, valid, output, Recipe.load(recipe, **overrides)))
 
 
 @app.command("evaluate")
