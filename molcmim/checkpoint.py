@@ -114,12 +114,16 @@ def write(
     ------
     ValueError
         If the model was built for another vocabulary, or for an unknown `dtype`.
+    FileExistsError
+        If `folder` exists and is something else.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     if vocab_hash(tokenizer) != model.config.vocab_hash:
         raise ValueError("the tokenizer has another vocabulary than the model was built for")
     folder = Path(folder)
+    if folder.exists() and not (folder / CONFIG).is_file():
+        raise FileExistsError(f"{folder} exists and is no checkpoint; name another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
     try:
@@ -139,8 +143,11 @@ def write(
         }
         (unfinished / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         unfinished.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
+        old = unfinished.with_suffix(".old")
+        if folder.exists():
+            os.rename(folder, old)
         os.rename(unfinished, folder)
+        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

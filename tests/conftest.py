@@ -31,3 +31,25 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set MOLCMIM_TEST_DATA to the folder that holds moleculenet/")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights, large enough that embeddings are of order 1 and no molecule is like another."""
+    import torch
+
+    from molcmim import checkpoint
+    from molcmim.config import MolCMIMConfig
+    from molcmim.model import MolCMIMModel
+    from molcmim.tokenizer import load_tokenizer, vocab_hash
+
+    tokenizer = load_tokenizer(ROOT / "tokenizers" / "smiles")
+    torch.manual_seed(0)
+    config = MolCMIMConfig.named("tiny", vocab_size=len(tokenizer), vocab_hash=vocab_hash(tokenizer))
+    model = MolCMIMModel(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.mul_(4)
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    return checkpoint.write(model, tokenizer, folder, {"steps": 0, "store": {"sources": [{"file": "none"}]}})
