@@ -6,13 +6,13 @@ Every function keeps RDKit's log quiet while it runs, and leaves the log's setti
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32
-from rdkit import Chem
-from rdkit.Chem import rdMolDescriptors
+from jaxtyping import Float32, Float64
+from rdkit import Chem, DataStructs
+from rdkit.Chem import rdFingerprintGenerator, rdMolDescriptors
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.rdBase import BlockLogs, CaptureErrorLog
@@ -208,3 +208,73 @@ def descriptors(mol: Chem.Mol) -> Float32[np.ndarray, " p"]:
         for vector in _VECTORS.values():
             values += vector(mol)
     return np.nan_to_num(np.array(values, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _morgan(mol: Chem.Mol) -> Any:
+    return _MORGAN.GetCountFingerprintAsNumPy(mol)
+
+
+def _maccs(mol: Chem.Mol) -> Any:
+    return list(rdMolDescriptors.GetMACCSKeysFingerprint(mol))
+
+
+def _rdkit2d(mol: Chem.Mol) -> Any:
+    from rdkit.Chem import Descriptors  # slow to load
+
+    return list(Descriptors.CalcMolDescriptors(mol, missingVal=np.nan, silent=True).values())
+
+
+_MORGAN = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
+FINGERPRINTS: dict[str, Callable[[Chem.Mol], Any]] = {"morgan": _morgan, "rdkit2d": _rdkit2d, "maccs": _maccs}
+"""Classical features: counts of Morgan environments (radius 2, folded to 2,048; Rogers & Hahn, J. Chem. Inf. Model.
+2010, 50, 742), all of ``rdkit.Chem.Descriptors``, the 166 MACCS keys (and an empty key 0)."""
+
+LARGEST_FEATURE = 1e6
+"""RDKit's Ipc grows without bound, to 1e12 in ESOL, and would leave nothing of itself once standardised."""
+
+
+def fingerprints(molecules: Iterable[object], kind: str) -> Float32[np.ndarray, "n p"]:
+    """Compute classical features, to compare embeddings with.
+
+    Parameters
+    ----------
+    molecules : iterable of str or Mol
+        All readable.
+    kind : {"morgan", "rdkit2d", "maccs"}
+        A key of :data:`FINGERPRINTS`.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, p)
+        All finite: an undefined value is 0, and none is beyond :data:`LARGEST_FEATURE`.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind, or a molecule that cannot be read, with RDKit's reason.
+    """
+    if kind not in FINGERPRINTS:
+        raise ValueError(f"unknown fingerprint {kind!r}; known are {', '.join(FINGERPRINTS)}")
+    with BlockLogs():
+        rows = [FINGERPRINTS[kind](parse(molecule)) for molecule in molecules]
+    values = np.nan_to_num(np.array(rows, np.float64)).clip(-LARGEST_FEATURE, LARGEST_FEATURE)
+    return values.astype(np.float32)
+
+
+def similarities(query: str, molecules: Sequence[str | None]) -> Float64[np.ndarray, " n"]:
+    """Tanimoto similarity of molecules to one of them: Morgan fingerprints, radius 2, 2,048 bits, no chirality.
+
+    Parameters
+    ----------
+    query : str
+        Readable SMILES.
+    molecules : sequence of str or None
+        Readable SMILES; None has the similarity NaN.
+    """
+    with BlockLogs():
+        wanted = _MORGAN.GetFingerprint(parse(query))
+        known = [i for i, molecule in enumerate(molecules) if molecule is not None]
+        prints = [_MORGAN.GetFingerprint(parse(molecules[i])) for i in known]
+    similarity = np.full(len(molecules), np.nan)
+    similarity[known] = DataStructs.BulkTanimotoSimilarity(wanted, prints)
+    return similarity

@@ -184,3 +184,19 @@ def test_molecule_error_names_every_row() -> None:
     again = pickle.loads(pickle.dumps(error))
     assert again.rows == error.rows
     assert str(again) == message
+
+
+def test_fingerprints_are_rdkits() -> None:
+    molecules = ["CCO", "c1ccccc1C(=O)O", "O=C(O)c1ccccc1", "CCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCCC(C)(C)C"]
+    morgan, maccs, rdkit2d = (smiles.fingerprints(molecules, kind) for kind in ("morgan", "maccs", "rdkit2d"))
+    assert (morgan.shape, maccs.shape, rdkit2d.shape[0]) == ((4, 2048), (4, 167), 4)
+    for features in (morgan, maccs, rdkit2d):
+        assert features.dtype == np.float32
+        np.testing.assert_array_equal(features[1], features[2])  # two spellings of one molecule
+    assert morgan[0].sum() == 6  # ethanol: three atoms, two neighbourhoods of radius 1, one of radius 2
+    assert maccs.max() == 1
+    names = [name for name, _ in Descriptors.descList]
+    assert rdkit2d[0, names.index("MolWt")] == pytest.approx(46.069, abs=1e-3)
+    assert rdkit2d[:, names.index("Ipc")].max() == smiles.LARGEST_FEATURE
+    with pytest.raises(ValueError, match="unknown fingerprint 'ecfp'; known are morgan, rdkit2d, maccs"):
+        smiles.fingerprints(molecules, "ecfp")
