@@ -30,8 +30,7 @@ class Decoder(nn.Module):
         self.memory = nn.Linear(config.latent_dim, m * d)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(
-            Block(d, config.heads, config.dropout, causal=True, layer_index=i)
-            for i in range(config.decoder_layers)
+            Block(d, config.heads, config.dropout, causal=True, layer_index=i) for i in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(d)
         self.to_vocabulary = nn.Linear(d, config.vocab_size, bias=False)

@@ -56,9 +56,7 @@ class Encoder(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.latents = nn.Parameter(torch.empty(config.num_latents, d))
         self.key_value = nn.Linear(d, config.encoder_layers * 2 * d)
-        self.reads = nn.ModuleList(
-            Read(d, config.heads, config.dropout) for _ in range(config.encoder_layers)
-        )
+        self.reads = nn.ModuleList(Read(d, config.heads, config.dropout) for _ in range(config.encoder_layers))
         self.blocks = nn.ModuleList(
             Block(d, config.heads, config.dropout, causal=False) for _ in range(config.encoder_layers)
         )
@@ -76,9 +74,7 @@ class Encoder(nn.Module):
             x = self.stem(x, mask)
         x = self.dropout(self.norm(x))
         # (b t (l 2 h e)) -> (l 2 b h t e)
-        key_value = (
-            self.key_value(x).unflatten(-1, (len(self.reads), 2, self.heads, -1)).permute(2, 3, 0, 4, 1, 5)
-        )
+        key_value = self.key_value(x).unflatten(-1, (len(self.reads), 2, self.heads, -1)).permute(2, 3, 0, 4, 1, 5)
         latents = self.latents.expand(len(x), -1, -1)
         for read, block, (key, value) in zip(self.reads, self.blocks, key_value, strict=True):
             latents = block(read(latents, key, value, mask[:, None, None, :]))

@@ -21,11 +21,9 @@ def attend(
 ) -> Float[Tensor, "b q d"]:
     """Scaled dot-product attention, heads merged; `mask` is True where a key may be read."""
     if causal and q.shape[2] != k.shape[2]:
-        raise ValueError(
-            f"causal attention of {q.shape[2]} queries over {k.shape[2]} keys: feed them one at a time"
-        )
+        raise ValueError(f"causal attention of {q.shape[2]} queries over {k.shape[2]} keys: feed them one at a time")
     if q.device.type == "cpu" and torch.is_grad_enabled():
-        # The CPU's fused kernel has a slow backward: a training step at 48 tokens takes 1.4 times as long with it.
+        # The CPU's fused kernel has a slow backward: a step at 48 tokens takes 1.4 times as long with it.
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if causal:
             hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from molcmim.config import MolCMIMConfig
 from molcmim.decoder import Decoder
@@ -60,6 +60,7 @@ class MolCMIMModel(PreTrainedModel):
         Architecture.
     """
 
+    config: MolCMIMConfig
     config_class = MolCMIMConfig
     base_model_prefix = "molcmim"
     _supports_sdpa = True
@@ -69,19 +70,15 @@ class MolCMIMModel(PreTrainedModel):
         self.encoder = Encoder(config)
         self.to_mu = nn.Linear(config.num_latents * config.width, config.latent_dim)
         self.to_logvar = (
-            nn.Linear(config.num_latents * config.width, config.latent_dim)
-            if config.posterior == "learned"
-            else None
+            nn.Linear(config.num_latents * config.width, config.latent_dim) if config.posterior == "learned" else None
         )
         self.decoder = Decoder(config)
-        self.to_descriptors = (
-            nn.Linear(config.latent_dim, config.num_descriptors) if config.num_descriptors else None
-        )
+        self.to_descriptors = nn.Linear(config.latent_dim, config.num_descriptors) if config.num_descriptors else None
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # GPT-2's scheme: N(0, 0.02), branches that write to the residual stream shrunk by its depth.
+        # GPT-2's N(0, 0.02), at every depth; a depthwise filter has few inputs and starts larger.
         if isinstance(module, nn.Linear | nn.Conv1d):
             nn.init.normal_(module.weight, std=0.02 if isinstance(module, nn.Linear) else 0.2)
             if module.bias is not None:
@@ -116,9 +113,7 @@ class MolCMIMModel(PreTrainedModel):
             logvar = torch.full_like(mu, LOGVAR_MIN)
         return Posterior(mu, logvar)
 
-    def decode_hidden(
-        self, target_ids: Int[Tensor, "b t"], z: Float[Tensor, "b z"]
-    ) -> Float[Tensor, "b s d"]:
+    def decode_hidden(self, target_ids: Int[Tensor, "b t"], z: Float[Tensor, "b z"]) -> Float[Tensor, "b s d"]:
         """Last hidden states under teacher forcing, right before the vocabulary projection.
 
         State i has seen z and ``target_ids[:, : i + 1]`` and predicts ``target_ids[:, i + 1]``; s = t - 1.

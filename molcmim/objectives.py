@@ -63,16 +63,22 @@ class Settings:
     reduction : {"mean", "sum"}
         "sum" is the equations as written; "mean" divides log p(x|z) by its token count, and log q(z|x) and log P(z)
         by the latent dimension, as NVIDIA's released configurations do.
+    positive : {"z", "mu"}
+        What a code is compared with in the positive of the contrastive term: itself, as the paper has it, or the mean
+        of its posterior.
     """
 
     temperature: float = 1.0
     reduction: str = "mean"
+    positive: str = "z"
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be above 0, got {self.temperature}")
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {self.reduction!r}")
+        if self.positive not in ("z", "mu"):
+            raise ValueError(f"positive must be 'z' or 'mu', got {self.positive!r}")
 
 
 def log_p_match(
@@ -81,11 +87,14 @@ def log_p_match(
     denominator: str = "mean",
     all_z: Float[Tensor, "n z"] | None = None,
     first: int = 0,
+    mu: Float[Tensor, "b z"] | None = None,
 ) -> Float[Tensor, " b"]:
     r"""Log-probability that each molecule and its own code belong together, log p_{k=1}(x_i, z_i).
 
     With g_ij = exp(cos(z_i, z_j) / tau), it is log g_ii - log(g_ii + mean_{j != i} g_ij) (cMIM, arXiv 2509.21511,
-    Eq. 9). Since g_ii = e^(1/tau) is constant, the gradient reaches z through the negatives alone.
+    Eq. 9). It is InfoNCE with the positive logit raised by log(n - 1). Since g_ii = e^(1/tau) is constant, the gradient
+    reaches z through the negatives alone: d log p_i / d cos_ij = -(1 - p_i) pi_ij / tau, with the weights
+    pi_ij = g_ij / sum_{l != i} g_il.
 
     Parameters
     ----------
@@ -99,6 +108,8 @@ def log_p_match(
         (n, z) codes that serve as negatives, `z` among them; default `z`.
     first : int
         Index of ``z[0]`` in `all_z`.
+    mu : Tensor, optional
+        (b, z) means of the posteriors; if given, the positive is cos(mu_i, z_i) instead of cos(z_i, z_i) = 1.
 
     Returns
     -------
@@ -117,13 +128,14 @@ def log_p_match(
         others = z if all_z is None else F.normalize(all_z.float(), dim=-1)
         num_negatives = len(others) - 1
         if num_negatives == 0:
-            return z.new_zeros(len(z))
+            return 0.0 * z.sum(1)
         logits = z @ others.T / temperature
         own = torch.arange(first, first + len(z), device=z.device)[:, None]
         log_negatives = logits.scatter(1, own, -torch.inf).logsumexp(1)
         if denominator == "mean":
             log_negatives = log_negatives - math.log(num_negatives)
-        return -F.softplus(log_negatives - 1.0 / temperature)
+        positive = 1.0 if mu is None else (F.normalize(mu.float(), dim=-1) * z).sum(-1)
+        return -F.softplus(log_negatives - positive / temperature)
 
 
 def log_p_descriptors(predicted: Float[Tensor, "b p"], descriptors: Float[Tensor, "b p"]) -> Float[Tensor, " b"]:
@@ -144,7 +156,8 @@ def a_mim(sample: Sample, settings: Settings) -> Parts:
 
 def c_mim(sample: Sample, settings: Settings) -> Parts:
     """cMIM: A-MIM + log p_{k=1}(x, z) (arXiv 2509.21511, Eq. 9)."""
-    log_p = log_p_match(sample.z, settings.temperature, "mean", sample.all_z, sample.first)
+    mu = sample.posterior.mu if settings.positive == "mu" else None
+    log_p = log_p_match(sample.z, settings.temperature, "mean", sample.all_z, sample.first, mu)
     return {**a_mim(sample, settings), "log_p_match": log_p}
 
 

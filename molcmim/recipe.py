@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import math
 import os
 from dataclasses import dataclass, field
 from importlib import resources
@@ -11,8 +13,13 @@ from typing import Any
 
 import yaml
 
+from molcmim.config import MolCMIMConfig
 from molcmim.data import MODES
 from molcmim.objectives import OBJECTIVES, Settings
+
+_NOT_OF_THE_MODEL = {"vocab_size", "vocab_hash", "notation", "posterior", "num_descriptors",
+                     "pad_token_id", "bos_token_id", "eos_token_id"}  # fmt: skip
+"""Settings of ``MolCMIMConfig`` that the store, the tokenizer or another choice decides."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Recipe:
         Single settings of ``MolCMIMConfig`` that differ from the named size.
     objective : str
         Name in ``molcmim.objectives.OBJECTIVES``.
-    temperature, reduction
+    temperature, reduction, positive
         See ``molcmim.objectives.Settings``.
     mode : {"canonical", "equivariant", "invariant"}
         What is read and what is to be written, see ``molcmim.data.BucketedBatches``.
@@ -65,6 +72,7 @@ class Recipe:
     objective: str = "cmim"
     temperature: float = 1.0
     reduction: str = "mean"
+    positive: str = "z"
     mode: str = "invariant"
     posterior: str = "sampled"
     chemistry_factor: bool = False
@@ -95,18 +103,37 @@ class Recipe:
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision must be 'bf16' or 'fp32', got {self.precision!r}")
         self.settings  # noqa: B018 - refuses bad values now, not after the first batch
-        for name in ("batch_size", "steps", "log_every", "evaluate_every", "save_every", "evaluate_molecules"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if taken := sorted(self.model.keys() & _NOT_OF_THE_MODEL):
+            raise ValueError(f"model sets {', '.join(taken)}, which the store or another choice of the recipe decides")
+        MolCMIMConfig.named(self.size, posterior=self.posterior, **self.model)  # the same
+        for name, least in (
+            ("batch_size", 1), ("steps", 1), ("log_every", 1), ("evaluate_every", 1), ("save_every", 1),
+            ("evaluate_molecules", 1), ("learning_rate", 0), ("warmup_steps", 0), ("decay_share", 0),
+            ("weight_decay", 0), ("max_grad_norm", 0), ("seed", 0), ("loader_workers", 0),
+        ):  # fmt: skip
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if self.warmup_steps + self.decay_steps > self.steps:
+            raise ValueError(
+                f"{self.warmup_steps} warm-up steps and a decay over {self.decay_share} of the run do not fit into "
+                f"{self.steps} steps; lower warmup_steps or decay_share"
+            )
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps over which the learning rate falls."""
+        return math.ceil(self.decay_share * self.steps)
 
     @property
     def settings(self) -> Settings:
         """What the objective function gets."""
-        return Settings(self.temperature, self.reduction)
+        return Settings(self.temperature, self.reduction, self.positive)
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str], **overrides: Any) -> Recipe:
         """Read a recipe that the package carries, by name, or any YAML file; single choices overridden.
+
+        ``Recipe.load("small", steps=100, **{"model.width": 128})`` overrides a single setting of the model.
 
         Raises
         ------
@@ -120,17 +147,32 @@ class Recipe:
         if not path.is_file():
             known = sorted(entry.name.removesuffix(".yaml") for entry in carried.iterdir())
             if str(name_or_path) not in known:
-                raise FileNotFoundError(f"no recipe {str(name_or_path)!r}; known are {', '.join(known)}, or a YAML file")
+                raise FileNotFoundError(
+                    f"no recipe {str(name_or_path)!r}; known are {', '.join(known)}, or a YAML file"
+                )
             text = (carried / f"{name_or_path}.yaml").read_text()
         else:
             text = path.read_text()
-        choices = {**(yaml.safe_load(text) or {}), **overrides}
-        unknown = choices.keys() - {f.name for f in dataclasses.fields(cls)}
-        if unknown:
-            known = ", ".join(f.name for f in dataclasses.fields(cls))
-            raise ValueError(f"recipe {name_or_path} sets unknown {', '.join(sorted(unknown))}; known are {known}")
-        return cls(**choices)
+        choices = yaml.safe_load(text) or {}
+        for name, value in overrides.items():
+            name, dot, inner = name.partition(".")
+            choices[name] = {**choices.get(name, {}), inner: value} if dot else value
+        types = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+        if unknown := sorted(choices.keys() - types.keys()):
+            raise ValueError(f"recipe {name_or_path} sets unknown {', '.join(unknown)}; known are {', '.join(types)}")
+        return cls(**{name: _typed(name, value, types[name]) for name, value in choices.items()})
 
     def dump(self) -> str:
         """Return the recipe as YAML."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+
+def _typed(name: str, value: Any, expected: str) -> Any:
+    """Return the value of a choice, as the type that its field has; ValueError if it is of another."""
+    if expected == "float" and isinstance(value, int | str) and not isinstance(value, bool):
+        with contextlib.suppress(ValueError):
+            return float(value)  # YAML takes 1e-3 for a string, only 1.0e-3 for a number
+    kinds: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "dict[str, Any]": dict}
+    if type(value) is not kinds[expected]:
+        raise ValueError(f"{name} must be {expected}, got {value!r}")
+    return value

@@ -1,12 +1,22 @@
-"""Token stores of known molecules, written without RDKit: what the core's tests train on."""
+"""What the core's tests train on: token stores of known molecules, and a model that has learned 24 of them.
+
+RDKit is not needed for it.
+"""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from molcmim.config import MolCMIMConfig
 from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENS, StoreManifest
+from molcmim.latent import Posterior
+from molcmim.model import MolCMIMModel
+from molcmim.objectives import OBJECTIVES, Sample, Settings
+from molcmim.optimizer import build_optimizer
 from molcmim.tokenizer import encode, load_tokenizer, vocab_hash
 
 # 48 solvents, drugs, vitamins and amino acids: canonical SMILES and another spelling of the same molecule.
@@ -65,9 +75,7 @@ MOLECULES = [
 ]
 
 
-def write_store(
-    folder: Path, first: int = 0, last: int | None = None, descriptors: bool = False, **changes
-) -> Path:
+def write_store(folder: Path, first: int = 0, last: int | None = None, descriptors: bool = False, **changes) -> Path:
     """Write `MOLECULES[first:last]`, two spellings each, as a store; its descriptors count C, N and O."""
     molecules = MOLECULES[first:last]
     tokenizer = load_tokenizer("smiles")
@@ -97,3 +105,38 @@ def write_store(
     }
     (folder / MANIFEST).write_text(StoreManifest(**{**manifest, **changes}).dump())
     return folder
+
+
+def batch_of(molecules: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
+    """Encode molecules: the second spelling is read, the canonical one is to be written."""
+    canonical, other = (
+        load_tokenizer("smiles")(list(spellings), padding=True, return_tensors="pt")
+        for spellings in zip(*molecules, strict=True)
+    )
+    return {
+        "input_ids": other["input_ids"],
+        "attention_mask": other["attention_mask"],
+        "target_ids": canonical["input_ids"],
+    }
+
+
+@functools.cache
+def learned() -> tuple[MolCMIMModel, dict[str, torch.Tensor], list[float]]:
+    """Train a small model on the 24 shortest molecules until it knows them; return it, its batch and the losses."""
+    batch = batch_of(sorted(MOLECULES, key=lambda molecule: len(molecule[0]))[:24])
+    torch.manual_seed(0)
+    model = MolCMIMModel(MolCMIMConfig.named("tiny", stem_kernel=3)).train()
+    optimizer = build_optimizer(model, lr=7e-3, weight_decay=0.0)
+    losses, steps = [], 200
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 7e-3 * min(1, (step + 1) / 20, (steps - step) / 50)
+        out = model(**batch)
+        sample = Sample(out.log_px, out.num_tokens, out.z, Posterior(out.mu, out.logvar))
+        loss = -sum(OBJECTIVES["cmim"](sample, Settings()).values()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return model.eval(), batch, losses

@@ -57,16 +57,12 @@ def test_no_mask_is_the_mask_of_the_pad_id(encoder, ids):
 def test_batch_order_does_not_matter(encoder, ids):
     order = torch.randperm(len(MOLECULES))
     permuted = encoder(ids["input_ids"][order], ids["attention_mask"][order])
-    torch.testing.assert_close(
-        permuted, encoder(ids["input_ids"], ids["attention_mask"])[order], atol=1e-5, rtol=0
-    )
+    torch.testing.assert_close(permuted, encoder(ids["input_ids"], ids["attention_mask"])[order], atol=1e-5, rtol=0)
 
 
 def test_token_order_matters():
     encoder = build(stem_kernel=0)
-    assert not torch.allclose(
-        encoder(torch.tensor([[1, 50, 60, 2]])), encoder(torch.tensor([[1, 60, 50, 2]]))
-    )
+    assert not torch.allclose(encoder(torch.tensor([[1, 50, 60, 2]])), encoder(torch.tensor([[1, 60, 50, 2]])))
 
 
 def test_fused_projection_equals_one_for_each_layer(encoder, ids):

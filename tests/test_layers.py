@@ -20,16 +20,12 @@ def by_hand(q, k, v, mask=None, causal=False):
         for head in range(h):
             for position in range(length):
                 read = [
-                    t
-                    for t in range(k.shape[2])
-                    if (mask is None or mask[i, 0, 0, t]) and (not causal or t <= position)
+                    t for t in range(k.shape[2]) if (mask is None or mask[i, 0, 0, t]) and (not causal or t <= position)
                 ]
                 weights = torch.tensor(
                     [q[i, head, position].double() @ k[i, head, t].double() / math.sqrt(e) for t in read]
                 ).softmax(0)
-                out[i, position, head] = sum(
-                    w * v[i, head, t].double() for w, t in zip(weights, read, strict=True)
-                )
+                out[i, position, head] = sum(w * v[i, head, t].double() for w, t in zip(weights, read, strict=True))
     return out.flatten(2)
 
 

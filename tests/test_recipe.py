@@ -1,0 +1,93 @@
+"""Recipes: those that the package carries, what overrides them, what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import yaml
+
+from molcmim.config import SIZES
+from molcmim.objectives import Settings
+from molcmim.recipe import Recipe
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "base"])
+def test_carried_recipes_are_sound_and_survive_a_round_trip(tmp_path, name):
+    recipe = Recipe.load(name)
+    assert recipe.size == name
+    (tmp_path / "mine.yaml").write_text(recipe.dump())
+    assert Recipe.load(tmp_path / "mine.yaml") == recipe
+    assert set(SIZES) == {"tiny", "small", "base"}
+
+
+def test_overrides():
+    recipe = Recipe.load("tiny", steps=50, objective="mim", **{"model.width": 32, "model.dropout": 0.1})
+    assert (recipe.steps, recipe.objective, recipe.batch_size) == (50, "mim", Recipe.load("tiny").batch_size)
+    assert recipe.model == {"width": 32, "dropout": 0.1}
+    more = Recipe(model={"width": 32})
+    assert more.model == {"width": 32}
+
+
+def test_settings_of_the_objective():
+    assert Recipe(temperature=0.1, reduction="sum", positive="mu").settings == Settings(0.1, "sum", "mu")
+
+
+def test_decay_steps():
+    assert Recipe(steps=1000, decay_share=0.3).decay_steps == 300
+    assert Recipe(steps=7, decay_share=0.5, warmup_steps=3).decay_steps == 4
+
+
+def test_numbers_that_yaml_takes_for_strings(tmp_path):
+    (tmp_path / "mine.yaml").write_text("learning_rate: 1e-3\ntemperature: 1\n")
+    assert yaml.safe_load((tmp_path / "mine.yaml").read_text())["learning_rate"] == "1e-3"
+    recipe = Recipe.load(tmp_path / "mine.yaml", weight_decay="5e-2")
+    assert (recipe.learning_rate, recipe.temperature, recipe.weight_decay) == (1e-3, 1, 0.05)
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    (tmp_path / "mine.yaml").write_text("")
+    assert Recipe.load(tmp_path / "mine.yaml") == Recipe()
+
+
+def test_what_code_sets_is_checked_as_well():
+    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+        Recipe(steps=0)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"objective": "bert"}, "unknown objective 'bert'; known are mim, cmim"),
+        ({"mode": "random"}, "unknown mode 'random'; known are canonical, equivariant, invariant"),
+        ({"optimizer": "sgd"}, "optimizer must be 'muon' or 'adamw', got 'sgd'"),
+        ({"precision": "fp16"}, "precision must be 'bf16' or 'fp32', got 'fp16'"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"reduction": "max"}, "reduction must be"),
+        ({"positive": "x"}, "positive must be"),
+        ({"posterior": "fixed"}, "posterior must be"),
+        ({"size": "huge"}, "unknown size 'huge'"),
+        ({"model.widht": 64}, "unknown setting widht"),
+        ({"model.width": 65}, "width must be a multiple of heads"),
+        ({"model.vocab_size": 65}, "model sets vocab_size, which the store or another choice of the recipe decides"),
+        ({"model": None}, "model must be dict"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"steps": 2.5}, "steps must be int, got 2.5"),
+        ({"steps": True}, "steps must be int, got True"),
+        ({"compile": "maybe"}, "compile must be bool, got 'maybe'"),
+        ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
+        ({"learning_rate": math.nan}, "learning_rate must be at least 0, got nan"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"decay_share": 1.2}, "do not fit into 200 steps; lower warmup_steps or decay_share"),
+        ({"steps": 25}, "20 warm-up steps and a decay over 0.3 of the run do not fit into 25 steps"),
+        ({"temprature": 1.0, "setps": 3}, "recipe tiny sets unknown setps, temprature; known are size, model"),
+    ],
+)
+def test_bad_choices_are_refused(choices, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe.load("tiny", **choices)
+
+
+def test_an_unknown_recipe_names_the_known_ones():
+    with pytest.raises(FileNotFoundError, match="no recipe 'large'; known are base, small, tiny, or a YAML file"):
+        Recipe.load("large")
