@@ -18,7 +18,7 @@ FLOORS = (
     {"data", "model", "reading"},
     {"prepare", "recipe", "checkpoint", "optimizer"},
     {"generation", "featurizer"},
-    {"metrics", "bulk", "datasets"},
+    {"metrics", "bulk", "datasets", "loaded"},
     {"trainer", "downstream"},
     {"benchmark"},
     {"sklearn", "deepchem"},
