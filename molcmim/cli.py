@@ -152,10 +152,10 @@ def featurize(
     canonicalize: Annotated[bool, typer.Option(help="Embed the canonical SMILES, or as written.")] = True,
     standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")] = False,
-    workers: Annotated[int | None, typer.Option(help="Processes that read ahead of the model.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Molecules a batch; default: by tokens.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read ahead of the model.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Molecules a batch; default: by tokens.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")] = None,
-    chunk_rows: Annotated[int, typer.Option(help="Rows that are worked on at a time.")] = 10_000,
+    chunk_rows: Annotated[int, typer.Option(min=1, help="Rows that are worked on at a time.")] = 10_000,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,
 ) -> None:
     """Embed a file of molecules; the same command resumes where a killed one stopped."""

@@ -180,7 +180,7 @@ class Featurizer:
             If `molecules` is a table.
         """
         _check(embedding=embedding, on_error=on_error)
-        rows = _rows(molecules)
+        rows = as_rows(molecules)
         if progress is None:
             progress = len(rows) >= SHOW_PROGRESS_FROM and sys.stderr.isatty()
         with tqdm(rows, "reading", unit=" molecules", disable=not progress) as bar:
@@ -197,7 +197,9 @@ class Featurizer:
         return X
 
     def reader(self, canonicalize: bool = True, standardize: bool = False) -> Reader:
-        """How molecules are read for this model."""
+        """How molecules are read for this model; ValueError for a standardised SMILES as it was written."""
+        if standardize and not canonicalize:
+            raise ValueError("standardize=True writes another SMILES than the one given: it needs canonicalize=True")
         config = self.model.config
         return Reader(Codec.of(self.tokenizer), config.notation, self.max_length, canonicalize, standardize)
 
@@ -235,7 +237,7 @@ class Featurizer:
         return embed(self.model, input_ids, None, input_ids, embedding).cpu().numpy()
 
 
-def _rows(molecules: Any) -> list[Any]:
+def as_rows(molecules: Any) -> list[Any]:
     """Any accepted input as a list."""
     if hasattr(molecules, "columns"):
         raise TypeError(f"molecules is a {type(molecules).__name__}; give one column, such as df['smiles']")

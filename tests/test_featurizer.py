@@ -98,6 +98,8 @@ def test_standardize(tiny: Featurizer) -> None:
     salt = "[Na+].CC(=O)[O-]"
     assert np.array_equal(tiny.featurize(salt, standardize=True), tiny.featurize("CC(=O)O"))
     assert np.abs(tiny.featurize(salt) - tiny.featurize("CC(=O)O")).max() > 1e-2
+    with pytest.raises(ValueError, match="it needs canonicalize=True"):
+        tiny.featurize(salt, standardize=True, canonicalize=False)
 
 
 def test_any_container(tiny: Featurizer) -> None:
