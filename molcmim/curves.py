@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from molcmim.files import atomic_path
 
 PANELS: dict[str, tuple[str, ...]] = {
     "parts of the objective (nats, mean over molecules)": (
@@ -20,19 +21,20 @@ PANELS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+def write_log(history: list[dict[str, Any]], folder: Path) -> None:
+    """Write ``log.csv``, one row per step, into `folder`."""
+    with atomic_path(folder / "log.csv") as path:
+        _table(history).to_csv(path, index=False)
+
+
 def write_curves(history: list[dict[str, Any]], folder: Path) -> None:
-    """Write ``log.csv`` and ``curves.png`` into `folder`, each by way of a temporary file."""
-    if not history:
-        return
-    log = pd.DataFrame(history).groupby("step", as_index=False).first()
-    _replace(folder / "log.csv", lambda path: log.to_csv(path, index=False))
-    _replace(folder / "curves.png", lambda path: _draw(log, path))
+    """Draw ``curves.png`` into `folder`."""
+    with atomic_path(folder / "curves.png") as path:
+        _draw(_table(history), path)
 
 
-def _replace(path: Path, write: Any) -> None:
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    write(temporary)
-    os.replace(temporary, path)
+def _table(history: list[dict[str, Any]]) -> pd.DataFrame:
+    return pd.DataFrame(history).groupby("step", as_index=False).first()
 
 
 def _draw(log: pd.DataFrame, path: Path) -> None:

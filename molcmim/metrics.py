@@ -75,7 +75,7 @@ def held_out(
     training = model.training
     model.eval()
     exact = correct = tokens = nats = characters = 0.0
-    mus, residual, total = [], 0.0, 0.0
+    mus, predicted, described = [], [], []
     for batch in batches:
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         target = batch["target_ids"]
@@ -88,8 +88,8 @@ def held_out(
         decoded = F.pad(decoded, (0, target.shape[1] - decoded.shape[1]), value=model.config.pad_token_id)
         exact += (decoded == target).all(1).sum().item()
         if out.descriptors is not None and "descriptors" in batch:
-            residual += (out.descriptors - batch["descriptors"]).square().sum().item()
-            total += (batch["descriptors"] - batch["descriptors"].mean(0)).square().sum().item()
+            predicted.append(out.descriptors.cpu())
+            described.append(batch["descriptors"].cpu())
         mus.append(out.mu.cpu())
     model.train(training)
     mu = torch.cat(mus)
@@ -101,20 +101,23 @@ def held_out(
         active_dimensions=int((mu.var(0) > ACTIVE_VARIANCE).sum()),
         effective_rank=effective_rank(mu),
         mean_cosine=mean_cosine(mu),
-        descriptor_r2=1 - residual / total if total else math.nan,
+        descriptor_r2=r_squared(torch.cat(predicted), torch.cat(described)) if described else math.nan,
     )
 
 
 def held_out_batches(
     store: TokenStore, molecules: int | None = None, standardize_as: StoreManifest | None = None
 ) -> Iterator[dict[str, Tensor]]:
-    """Molecules of a store in batches of similar length, canonical in and out.
+    """Molecules of a store, canonical in and out.
 
-    `molecules`, rounded up to whole batches, of them, a random choice that is always the same; default all.
+    `molecules`, rounded up to whole batches, of them, a random choice that is always the same; default all, in
+    batches of similar length.
     `standardize_as` is the training store's manifest, whose mean and standard deviation descriptors are scaled with.
     """
+    # Sorting by length would make the first few batches a choice of lengths.
+    window = 64 if molecules is None else 1
     batches = BucketedBatches(
-        store, BATCH_SIZE, mode="canonical", drop_last=False, standardize_as=standardize_as
+        store, BATCH_SIZE, mode="canonical", drop_last=False, window=window, standardize_as=standardize_as
     )
     count = len(batches) if molecules is None else min(-(-molecules // BATCH_SIZE), len(batches))
     return (batches[i] for i in range(count))
@@ -125,6 +128,11 @@ def token_characters(tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, " v"]:
     special = set(tokenizer.all_special_ids)
     tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
     return torch.tensor([0.0 if i in special else float(len(token)) for i, token in enumerate(tokens)])
+
+
+def r_squared(predicted: Float[Tensor, "b p"], true: Float[Tensor, "b p"]) -> float:
+    """Share of the variance of all columns of `true` together that `predicted` explains."""
+    return (1 - (predicted - true).square().sum() / (true - true.mean(0)).square().sum()).item()
 
 
 def effective_rank(x: Float[Tensor, "b z"]) -> float:

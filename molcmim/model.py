@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
 from molcmim.config import MolCMIMConfig
 from molcmim.decoder import Decoder
@@ -21,7 +20,7 @@ from molcmim.latent import LOGVAR_MAX, LOGVAR_MIN, Posterior
 
 
 @dataclass
-class MolCMIMOutput(ModelOutput):
+class MolCMIMOutput:
     """What one pass over a batch yields; all float32 but the counts.
 
     Attributes
@@ -40,13 +39,13 @@ class MolCMIMOutput(ModelOutput):
         (b, p) mean of p(d|z), if the model has that head.
     """
 
-    mu: Tensor | None = None
-    logvar: Tensor | None = None
-    z: Tensor | None = None
-    log_px: Tensor | None = None
-    num_tokens: Tensor | None = None
-    num_correct: Tensor | None = None
-    descriptors: Tensor | None = None
+    mu: Float[Tensor, "b z"]
+    logvar: Float[Tensor, "b z"]
+    z: Float[Tensor, "b z"]
+    log_px: Float[Tensor, " b"]
+    num_tokens: Int[Tensor, " b"]
+    num_correct: Int[Tensor, " b"]
+    descriptors: Float[Tensor, "b p"] | None
 
 
 class MolCMIMModel(PreTrainedModel):

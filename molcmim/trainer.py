@@ -1,14 +1,13 @@
-"""Pretraining, thin on transformers' Trainer. Ours are the loss, the batches, the metrics and what a crash leaves.
+"""Pretraining, thin on transformers' Trainer: ours are the loss, the batches, the metrics and what a crash leaves.
 
 A run is a folder: ``recipe.yaml``, ``checkpoint-<step>/`` (weights, optimizer, schedule, random states), TensorBoard
-files, ``log.csv``, ``curves.png`` and, at the end, ``model/``. All state is in the checkpoints: the same command goes on
-from the newest whole one, and on CPU ends with bit-identical weights.
+files, ``log.csv``, ``curves.png`` and, at the end, ``model/``. All state is in the checkpoints: the same command goes
+on from the newest whole one, and on CPU ends with bit-identical weights.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
 import os
 import shutil
@@ -22,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import (
-    PreTrainedTokenizerFast,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -30,16 +29,19 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.utils import logging as transformers_logging
 
 from molcmim import checkpoint
 from molcmim.config import MolCMIMConfig
-from molcmim.curves import write_curves
-from molcmim.data import BucketedBatches, StoreManifest, TokenStore
+from molcmim.curves import write_curves, write_log
+from molcmim.data import PAD_MULTIPLE, BucketedBatches, StoreManifest, TokenStore
+from molcmim.files import atomic_path
 from molcmim.latent import Posterior
 from molcmim.metrics import held_out, held_out_batches, peak_flops, token_characters, training_flops
 from molcmim.model import MolCMIMModel
 from molcmim.objectives import OBJECTIVES, Sample, log_p_descriptors
 from molcmim.optimizer import build_optimizer
+from molcmim.progress import Progress
 from molcmim.recipe import Recipe
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 
@@ -59,10 +61,14 @@ class PretrainTrainer(Trainer):
         valid: list[dict[str, Tensor]],
         token_characters: Tensor,
     ) -> None:
+        self.pretrained = model
         super().__init__(model=model, args=arguments, train_dataset=batches, eval_dataset=valid)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(Progress())
+        self.add_callback(CurveCallback())
         self.recipe, self.batches, self.valid, self.token_characters = recipe, batches, valid, token_characters
         self.model_accepts_loss_kwargs = False
-        self.objective = OBJECTIVES[recipe.objective]
+        self.parts_of = OBJECTIVES[recipe.objective]
         self._sums: dict[str, Tensor] = {}
         self._molecules = 0
         self._since = time.perf_counter()
@@ -70,11 +76,11 @@ class PretrainTrainer(Trainer):
         self._flops_per_molecule = training_flops(model.config, median)
         self._peak = peak_flops(arguments.device) * arguments.world_size
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """All steps of the run as one epoch: batch number = step number, so resuming skips by counting."""
         workers = self.recipe.loader_workers
         return DataLoader(
-            self.batches,
+            self.batches,  # type: ignore[arg-type]  # map-style, though no Dataset: it imports no torch
             batch_size=1,
             sampler=range(self.args.max_steps),
             collate_fn=operator.itemgetter(0),
@@ -88,17 +94,21 @@ class PretrainTrainer(Trainer):
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Muon where the recipe says so, else Trainer's own choice: AdamW."""
         if self.recipe.optimizer == "muon" and self.optimizer is None:
-            self.optimizer = build_optimizer(self.model, self.args.learning_rate, self.args.weight_decay)
+            self.optimizer = build_optimizer(self.pretrained, self.args.learning_rate, self.args.weight_decay)
         return super().create_optimizer(model)
 
     def compute_loss(
-        self, model: torch.nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **unused: Any
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Negative batch mean of the sum of the objective's parts."""
         out = model(inputs["input_ids"], inputs["target_ids"], inputs["attention_mask"])
         all_z, first = gather_ranks(out.z)
         sample = Sample(out.log_px, out.num_tokens, out.z, Posterior(out.mu, out.logvar), all_z, first)
-        parts = self.objective(sample, self.recipe.settings)
+        parts = self.parts_of(sample, self.recipe.settings)
         if out.descriptors is not None:
             log_pd = log_p_descriptors(out.descriptors, inputs["descriptors"])
             size = out.descriptors.shape[-1] if self.recipe.reduction == "mean" else 1
@@ -120,7 +130,8 @@ class PretrainTrainer(Trainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the parts of the loss, token accuracy and speed since the last line to what Trainer logs."""
         if self._sums and "loss" in logs:
-            sums = {name: value.item() for name, value in self._sums.items()}
+            over_ranks = self.accelerator.reduce(torch.stack(list(self._sums.values())), reduction="mean")
+            sums = dict(zip(self._sums, over_ranks.tolist(), strict=True))
             steps, correct, tokens = sums.pop("steps"), sums.pop("correct"), sums.pop("tokens")
             now = time.perf_counter()
             speed = self._molecules / (now - self._since)
@@ -137,34 +148,42 @@ class PretrainTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Held-out metrics of ``molcmim.metrics``; every rank computes them, the first one logs."""
         started = time.perf_counter()
-        cpu_state = torch.get_rng_state()
         with self.compute_loss_context_manager():
-            metrics = held_out(self.model, self.valid, self.token_characters)
-        torch.set_rng_state(cpu_state)
+            metrics = held_out(self.pretrained, self.valid, self.token_characters)
         logs = {f"eval_{name}": value for name, value in metrics.as_dict().items()}
         self.log(logs)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
         self._since += time.perf_counter() - started
         return logs
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        super()._save_checkpoint(*args, **kwargs)
+        transformers_logging.disable_progress_bar()  # one per checkpoint, for its one file
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        finally:
+            transformers_logging.enable_progress_bar()
+        self.accelerator.wait_for_everyone()  # each rank writes its own random state
         if self.args.should_save:
-            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             os.sync()
             (folder / WHOLE).touch()
 
 
 class CurveCallback(TrainerCallback):
-    """Keeps ``log.csv`` and ``curves.png`` up to date at every checkpoint and at the end."""
+    """Keeps ``log.csv`` up to date at every checkpoint and evaluation, ``curves.png`` at every evaluation."""
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Write both from the state's history."""
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the state's history."""
         if state.is_world_process_zero:
-            write_curves(state.log_history, Path(args.output_dir))
+            write_log(state.log_history, Path(str(args.output_dir)))
 
-    on_train_end = on_save
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write and draw it."""
+        self.on_save(args, state, control)
+        if state.is_world_process_zero:
+            write_curves(state.log_history, Path(str(args.output_dir)))
+
+    on_train_end = on_evaluate
 
 
 def gather_ranks(z: Tensor) -> tuple[Tensor | None, int]:
@@ -175,9 +194,21 @@ def gather_ranks(z: Tensor) -> tuple[Tensor | None, int]:
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return None, 0
-    from torch.distributed.nn.functional import all_gather
+    return _Gather.apply(z), dist.get_rank() * len(z)
 
-    return torch.cat(all_gather(z)), dist.get_rank() * len(z)
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        ranks = [torch.empty_like(z) for _ in range(dist.get_world_size())]
+        dist.all_gather(ranks, z.contiguous())
+        return torch.cat(ranks)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
 
 
 def pretrain(
@@ -202,29 +233,35 @@ def pretrain(
     Raises
     ------
     ValueError
-        If stores and recipe do not fit together.
+        If stores and recipe do not fit together, or `output` holds a run that this one does not continue.
     """
     output = Path(output)
     train_store, valid_store = TokenStore(store), TokenStore(valid)
     tokenizer = load_tokenizer(train_store.manifest.tokenizer)
     manifest = train_store.manifest
     _check_stores(manifest, valid_store.manifest, vocab_hash(tokenizer), recipe)
-    _remember_recipe(output, recipe)
-    set_seed(recipe.seed)
-    model = MolCMIMModel(
-        MolCMIMConfig.named(
-            recipe.size,
-            **{
-                "vocab_size": len(tokenizer),
-                "vocab_hash": manifest.vocab_hash,
-                "notation": manifest.notation,
-                "max_position_embeddings": int(manifest.settings["max_length"]),
-                "posterior": recipe.posterior,
-                "num_descriptors": len(manifest.descriptor_names) if recipe.chemistry_factor else 0,
-                **recipe.model,
-            },
-        )
+    config = MolCMIMConfig.named(
+        recipe.size,
+        **{
+            "vocab_size": len(tokenizer),
+            "vocab_hash": manifest.vocab_hash,
+            "notation": manifest.notation,
+            "max_position_embeddings": _padded(manifest.settings["max_length"]),
+            "posterior": recipe.posterior,
+            "num_descriptors": len(manifest.descriptor_names) if recipe.chemistry_factor else 0,
+            **recipe.model,
+        },
     )
+    longest = _padded(max(manifest.max_tokens, valid_store.manifest.max_tokens))
+    if longest > config.max_position_embeddings:
+        raise ValueError(
+            f"the stores hold up to {longest} tokens (padded), the model reads {config.max_position_embeddings}; "
+            "raise max_position_embeddings or prepare with a smaller --max-length"
+        )
+    newest = newest_whole_checkpoint(output)
+    _check_continues(output, newest, recipe, config)
+    set_seed(recipe.seed)
+    model = MolCMIMModel(config)
     arguments = training_arguments(recipe, output)
     batches = BucketedBatches(
         train_store,
@@ -242,8 +279,10 @@ def pretrain(
         list(held_out_batches(valid_store, recipe.evaluate_molecules, manifest)),
         token_characters(tokenizer),
     )
-    trainer.add_callback(CurveCallback())
-    newest = newest_whole_checkpoint(output)
+    set_seed(recipe.seed + arguments.process_index)  # one start for all ranks, but noise of its own for each
+    if trainer.is_world_process_zero():
+        _remember_recipe(output, recipe)
+        _remove_unfinished(output)
     done = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if trainer.is_world_process_zero():
         facts = {
@@ -257,11 +296,12 @@ def pretrain(
             "valid": _origin(valid_store.manifest),
         }
         checkpoint.write(model, tokenizer, output / "model", facts)
+    trainer.accelerator.wait_for_everyone()
     return output / "model"
 
 
 def _origin(store: StoreManifest) -> dict[str, Any]:
-    """What a store was made of, for the record."""
+    """Say what a store was made of."""
     kept = ("num_molecules", "spellings", "joined", "rejected", "sources", "settings")
     return {name: getattr(store, name) for name in kept}
 
@@ -277,11 +317,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         per_device_train_batch_size=max(recipe.batch_size // world, 1),
         learning_rate=recipe.learning_rate,
         lr_scheduler_type="warmup_stable_decay",
-        lr_scheduler_kwargs={
-            "num_decay_steps": math.ceil(recipe.decay_share * recipe.steps),
-            "decay_type": "1-sqrt",
-            "min_lr_ratio": 0.0,
-        },
+        lr_scheduler_kwargs={"num_decay_steps": recipe.decay_steps, "decay_type": "1-sqrt", "min_lr_ratio": 0.0},
         warmup_steps=recipe.warmup_steps,
         weight_decay=recipe.weight_decay,
         adam_beta2=0.98,
@@ -293,6 +329,8 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         seed=recipe.seed,
         logging_steps=recipe.log_every,
         logging_first_step=True,
+        logging_nan_inf_filter=False,  # it would hide a NaN, and make the device wait at every step
+        disable_tqdm=True,  # molcmim.progress
         eval_strategy="steps",
         eval_steps=recipe.evaluate_every,
         save_steps=recipe.save_every,
@@ -304,13 +342,20 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
 
 
 def newest_whole_checkpoint(run: Path) -> Path | None:
-    """Newest checkpoint that was written to its end; those that were not are removed."""
-    checkpoints = sorted(run.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for path in checkpoints:
+    """Newest checkpoint of a run that was written to its end."""
+    whole = [path.parent for path in run.glob(f"checkpoint-*/{WHOLE}")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def _remove_unfinished(run: Path) -> None:
+    for path in run.glob("checkpoint-*"):
         if not (path / WHOLE).exists():
             shutil.rmtree(path)
-    whole = [path for path in checkpoints if path.exists()]
-    return whole[-1] if whole else None
+
+
+def _padded(tokens: int) -> int:
+    """Length of a sequence of `tokens` tokens in a batch."""
+    return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
 
 
 def _check_stores(train: StoreManifest, valid: StoreManifest, tokenizer_hash: str, recipe: Recipe) -> None:
@@ -326,18 +371,25 @@ def _check_stores(train: StoreManifest, valid: StoreManifest, tokenizer_hash: st
         raise ValueError(f"mode {recipe.mode!r} needs random spellings in the store; prepare it with --spellings")
 
 
-def _remember_recipe(output: Path, recipe: Recipe) -> None:
-    """Write ``recipe.yaml``, or refuse to go on with a run of another model."""
-    output.mkdir(parents=True, exist_ok=True)
+def _check_continues(output: Path, newest: Path | None, recipe: Recipe, config: MolCMIMConfig) -> None:
+    """Refuse to go on with a run of another model, on another vocabulary, or by another objective."""
     path = output / "recipe.yaml"
-    if path.exists() and newest_whole_checkpoint(output):
-        before = Recipe.load(path)
-        fixed = ("size", "model", "objective", "posterior", "chemistry_factor", "mode", "batch_size", "seed")
-        changed = [name for name in fixed if getattr(before, name) != getattr(recipe, name)]
-        if changed:
-            raise ValueError(
-                f"{output} holds a run with another {', '.join(changed)}; use its recipe.yaml or another folder"
-            )
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(recipe.dump())
-    os.replace(temporary, path)
+    if newest is None or not path.exists():
+        return
+    may_change = {"steps", "warmup_steps", "decay_share", "max_grad_norm", "precision", "compile", "log_every",
+                  "evaluate_every", "evaluate_molecules", "save_every", "loader_workers"}  # fmt: skip
+    before, now = dataclasses.asdict(Recipe.load(path)), dataclasses.asdict(recipe)
+    changed = [name for name in now if name not in may_change and before[name] != now[name]]
+    trained = MolCMIMConfig.from_pretrained(newest)
+    changed += [name for name in ("vocab_hash", "max_position_embeddings", "num_descriptors")
+                if getattr(trained, name) != getattr(config, name)]  # fmt: skip
+    if changed:
+        raise ValueError(
+            f"{output} holds a run with another {', '.join(changed)}; use its recipe.yaml and store, or another folder"
+        )
+
+
+def _remember_recipe(output: Path, recipe: Recipe) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_path(output / "recipe.yaml") as path:
+        path.write_text(recipe.dump())

@@ -13,8 +13,8 @@ import pytest
 
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
-    {"config", "curves", "files", "folders", "layers", "latent", "smiles", "workers"},
-    {"tokenizer", "objectives", "encoder", "decoder"},
+    {"config", "files", "folders", "layers", "latent", "progress", "smiles", "workers"},
+    {"tokenizer", "objectives", "encoder", "decoder", "curves"},
     {"data", "model", "reading"},
     {"prepare", "recipe", "checkpoint", "optimizer"},
     {"generation", "featurizer"},
