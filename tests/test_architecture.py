@@ -14,12 +14,12 @@ import pytest
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
     {"config", "files", "folders", "layers", "latent", "progress", "smiles", "workers"},
-    {"tokenizer", "objectives", "encoder", "decoder", "curves"},
+    {"tokenizer", "objectives", "encoder", "decoder", "plots", "curves"},
     {"data", "model", "reading"},
     {"prepare", "recipe", "checkpoint", "optimizer"},
     {"generation", "featurizer"},
     {"metrics", "bulk", "datasets", "loaded"},
-    {"trainer", "downstream"},
+    {"trainer", "downstream", "report", "speed"},
     {"benchmark"},
     {"sklearn", "deepchem"},
     {"cli"},

@@ -1,0 +1,318 @@
+"""The property benchmark: data sets x splits x features x heads -> one folder of results.
+
+The folder holds ``results.csv`` (a row per fit), ``table.md``, ``bars.png``, ``parity-*.png``, ``splits/``
+(row numbers), ``fits/`` (each fit with its predictions) and ``features/`` (matrices, which may be deleted).
+A fit is done once: who runs again into the same folder adds what is missing. A fit is known by the content of
+its data set, the weights of its checkpoint and the versions of what computes its features, so that nothing
+stale is taken for done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float32
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+import molcmim
+from molcmim import checkpoint, datasets, downstream, folders, report, smiles
+from molcmim.datasets import DATASETS, Split
+from molcmim.featurizer import EMBEDDINGS, Featurizer
+from molcmim.files import atomic_path
+
+SEEDS = {"random": 5, "scaffold": 1}
+"""Kind of split -> how many of it the protocol has."""
+CHUNK = 100
+"""Molecules whose classical features one process computes at a time."""
+
+
+class Place(NamedTuple):
+    """A data set, cut."""
+
+    dataset: str
+    """Name in :data:`molcmim.datasets.DATASETS`."""
+    split: str
+    """Kind of split."""
+    seed: int
+    """Of the split, and of the heads."""
+
+
+class Task(NamedTuple):
+    """One fit to be done."""
+
+    dataset: str
+    """As in :class:`Place`."""
+    split: str
+    """As in :class:`Place`."""
+    seed: int
+    """As in :class:`Place`."""
+    model: str
+    """Name of the checkpoint's folder; empty for features that need none."""
+    features: str
+    """Name of the features."""
+    features_id: str
+    """Hash of all that they depend on."""
+    head: str
+    """Name in :data:`molcmim.downstream.HEADS`."""
+
+    @property
+    def matrix(self) -> tuple[str, str, str]:
+        """What :meth:`Features.matrix` wants to know."""
+        return self.dataset, self.model, self.features
+
+    @property
+    def file(self) -> str:
+        """Name of the file that keeps the fit."""
+        return "-".join(str(field) for field in self if field != "") + ".json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is compared with what."""
+
+    datasets: Sequence[str] = tuple(DATASETS)
+    """Names of :data:`molcmim.datasets.DATASETS`."""
+    splits: Sequence[str] = tuple(SEEDS)
+    """Of :data:`SEEDS`."""
+    features: Sequence[str] = (*EMBEDDINGS, *smiles.FINGERPRINTS, "rdkit2d+morgan", "both+rdkit2d")
+    """Embeddings, names of :data:`molcmim.smiles.FINGERPRINTS`, names of `extra`; several side by side with +."""
+    heads: Sequence[str] = tuple(downstream.HEADS)
+    """Of :data:`molcmim.downstream.HEADS`."""
+    checkpoints: Sequence[str] = ("molcmim-small",)
+    """Names or folders; each takes part with every embedding."""
+    data: str | os.PathLike[str] | None = None
+    """Folder of the property sets, as in :func:`molcmim.datasets.load`."""
+    extra: Sequence[str | os.PathLike[str]] = ()
+    """Tables (.csv, .parquet) of other features: a column ``smiles``, the rest numbers. Named after the file."""
+    seeds: int | None = None
+    """How many random splits, if not the protocol's 5."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is not known before anything is computed.
+
+        Raises
+        ------
+        ValueError
+            Which lists what is known.
+        """
+        parts = [part for name in self.features for part in name.split("+")]
+        for what, names, known in (
+            ("data set", self.datasets, DATASETS),
+            ("split", self.splits, SEEDS),
+            ("features", parts, (*EMBEDDINGS, *smiles.FINGERPRINTS, *self.extra_files)),
+            ("head", self.heads, downstream.HEADS),
+        ):
+            if unknown := [name for name in names if name not in known]:
+                raise ValueError(f"unknown {what} {', '.join(unknown)}; known are {', '.join(known)}")
+        if len(self.folders) < len(self.checkpoints):
+            raise ValueError(f"two of the checkpoints have one name: {', '.join(map(str, self.checkpoints))}")
+
+    @property
+    def extra_files(self) -> dict[str, Path]:
+        """Name -> file of `extra`."""
+        return {Path(path).stem: Path(path) for path in self.extra}
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Name -> what finds it, of `checkpoints`."""
+        return {Path(name).name: name for name in self.checkpoints}
+
+    @property
+    def places(self) -> list[Place]:
+        """All splits of all data sets."""
+        return [
+            Place(dataset, kind, seed)
+            for dataset in self.datasets
+            for kind in self.splits
+            for seed in range(self.seeds or SEEDS[kind] if kind == "random" else SEEDS[kind])
+        ]
+
+    def models(self, features: str) -> Iterable[str]:
+        """Name the checkpoints that features are computed with: ``[""]`` if with none."""
+        return self.folders if set(features.split("+")) & set(EMBEDDINGS) else [""]
+
+
+def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bool | None = None) -> pd.DataFrame:
+    """Do what is missing of a plan, then write the table and the pictures of all that the folder holds.
+
+    Parameters
+    ----------
+    plan
+        What to compare.
+    output
+        Folder; created.
+    jobs
+        Processes; -1 is one a core. The figures do not depend on it.
+    progress
+        Show a bar; default: if standard error is a terminal.
+
+    Returns
+    -------
+    DataFrame
+        What ``results.csv`` holds: a row per fit, errors in the data set's units.
+
+    Raises
+    ------
+    OSError, ValueError
+        As :func:`molcmim.datasets.load` and :func:`molcmim.checkpoint.load`; or for a table of `extra` that
+        lacks molecules.
+    """
+    folder = Path(output)
+    for name in ("fits", "splits", "features"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    sets = {name: datasets.load(name, plan.data) for name in plan.datasets}
+    splits = {place: datasets.split(sets[place.dataset], place.split, place.seed) for place in plan.places}
+    notes = _write_splits(sets, splits, folder / "splits")
+    features = Features(plan, sets, folder / "features", jobs)
+    tasks = [
+        Task(*place, model, name, features.identity(place.dataset, model, name), head)
+        for head in plan.heads  # the quick ones first
+        for place in splits
+        for name in plan.features
+        for model in plan.models(name)
+    ]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "fits").glob("*.json"))]
+    missing = [task for task in tasks if not (folder / "fits" / task.file).exists()]
+    # all before the first fit: a process pool must not be asked for while another hands out its tasks
+    matrices = {key: features.matrix(*key) for key in dict.fromkeys(task.matrix for task in missing)}
+    done = Parallel(jobs, return_as="generator_unordered")(
+        delayed(_fit)(task, matrices[task.matrix], sets[task.dataset]["y"].to_numpy(), splits[Place(*task[:3])])
+        for task in missing
+    )
+    hidden = None if progress is None else not progress
+    for task, record in tqdm(done, "fitting", len(missing), unit=" fits", disable=hidden):
+        _write(folder / "fits" / task.file, json.dumps(record))
+        records.append(record)
+        report.write_results(records, folder)
+    return report.write(records, notes, folder)
+
+
+def _fit(task: Task, X: Any, y: Any, parts: Split) -> tuple[Task, dict[str, Any]]:
+    fit = dataclasses.asdict(downstream.fit_head(task.head, X, y, parts, task.seed))
+    fit = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fit.items()}
+    return task, {**task._asdict(), "unit": DATASETS[task.dataset].unit, "dims": X.shape[1], **fit}
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def _write_splits(sets: Mapping[str, pd.DataFrame], splits: Mapping[Place, Split], folder: Path) -> list[str]:
+    """Write row numbers and leakage of every split; return what a reader should know of each data set."""
+    notes = []
+    for name, data in sets.items():
+        known, leaks = DATASETS[name], []
+        found = datasets.audit(data)
+        for place in (place for place in splits if place.dataset == name):
+            leaked = datasets.audit(data, splits[place]).leaked
+            rows = {part: numbers.tolist() for part, numbers in splits[place]._asdict().items()}
+            _write(folder / f"{'-'.join(map(str, place))}.json", json.dumps({**rows, "leaked": leaked}))
+            leaks.append(f"{place.split} {place.seed}: {leaked['test in train']}")
+        published = "" if datasets.content_hash(data) == known.sha256 else " **Not the published set.**"
+        notes.append(
+            f"{name}: {len(data)} molecules, {known.quantity} in {known.unit} ({known.source}). {found}; "
+            f"test rows whose molecule is in train: {', '.join(leaks)}.{published}"
+        )
+    return notes
+
+
+class Features:
+    """Feature matrices of data sets by name, each part of them computed once and kept as a file.
+
+    Parameters
+    ----------
+    plan
+        Where checkpoints and tables lie.
+    sets
+        Name -> data set.
+    folder
+        Where matrices are kept.
+    jobs
+        Processes for classical features.
+    """
+
+    def __init__(self, plan: Plan, sets: Mapping[str, pd.DataFrame], folder: Path, jobs: int) -> None:
+        self.plan, self.sets, self.folder, self.jobs = plan, sets, folder, jobs
+        self.content = {name: datasets.content_hash(data) for name, data in sets.items()}
+        used = {model for name in plan.features for model in plan.models(name) if model}
+        self.described = {model: checkpoint.describe(plan.folders[model]) for model in used}
+        self.load = functools.cache(lambda model: Featurizer.from_pretrained(plan.folders[model]))
+
+    def identity(self, dataset: str, model: str, features: str) -> str:
+        """Twelve hexadecimal digits that change with the molecules, the checkpoint, or what computes the features."""
+        facts = [self.content[dataset]]
+        for part in features.split("+"):
+            if part in EMBEDDINGS:
+                facts += [part, self.described[model]["weights_sha256"], molcmim.__version__]
+            elif part in smiles.FINGERPRINTS:
+                facts += [part, importlib.metadata.version("rdkit")]
+            else:
+                facts.append(folders.sha256(self.plan.extra_files[part]))
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+
+    def matrix(self, dataset: str, model: str, features: str) -> Float32[np.ndarray, "n d"]:
+        """One data set's features; `features` may be several joined by +."""
+        return np.concatenate([self._part(dataset, model, part) for part in features.split("+")], axis=1)
+
+    def _part(self, dataset: str, model: str, part: str) -> Float32[np.ndarray, "n d"]:
+        molecules = self.sets[dataset]["smiles"]
+        if part in self.plan.extra_files:
+            return read_extra(self.plan.extra_files[part], molecules)
+        if part in ("mean", "informative"):  # the halves of "both", which costs no more than the second of them
+            dim = self.described[model]["embedding_dims"]["mean"]
+            both = self._part(dataset, model, "both")
+            return both[:, :dim] if part == "mean" else both[:, dim:]
+        path = self.folder / f"{dataset}-{part}-{self.identity(dataset, model, part)}.npy"
+        if path.exists():
+            return np.load(path)
+        if part == "both":
+            X = self.load(model).featurize(molecules, "both")
+        else:
+            chunks = (molecules.iloc[start : start + CHUNK].tolist() for start in range(0, len(molecules), CHUNK))
+            X = np.concatenate(Parallel(self.jobs)(delayed(smiles.fingerprints)(chunk, part) for chunk in chunks))
+        with atomic_path(path) as partial, open(partial, "wb") as file:
+            np.save(file, X)
+        return X
+
+
+def read_extra(path: Path, molecules: Iterable[str]) -> Float32[np.ndarray, "n d"]:
+    """Read features that someone else computed, and put them in the order of `molecules`.
+
+    Parameters
+    ----------
+    path
+        .csv or .parquet with a column ``smiles``; every other numeric column is a feature, any other is ignored.
+        Molecules are recognised by their canonical SMILES; of several rows with one, the first counts.
+    molecules
+        SMILES, all of them in the table.
+
+    Raises
+    ------
+    ValueError
+        If molecules, numbers, or the column ``smiles`` are missing.
+    """
+    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    if "smiles" not in table:
+        raise ValueError(f"{path}: no column smiles; the columns present: {', '.join(map(str, table))}")
+    numbers = table.select_dtypes("number")
+    if numbers.empty or not np.isfinite(numbers.to_numpy(np.float64)).all():
+        raise ValueError(f"{path}: {'fields are empty or infinite' if len(numbers.columns) else 'no numeric column'}")
+    canonical, _ = smiles.canonicalize(table["smiles"])
+    row_of = {text: row for row, text in reversed(list(enumerate(canonical)))}
+    wanted, _ = smiles.canonicalize(molecules)
+    if missing := [text for text in wanted if text not in row_of]:
+        raise ValueError(f"{path}: {len(missing)} molecules of the data set are not in it, such as {missing[0]}")
+    return numbers.to_numpy(np.float32)[[row_of[text] for text in wanted]]

@@ -1,0 +1,165 @@
+"""benchmark, report, plots, speed: resumed equals fresh, nothing stale is kept, tables say what was measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from molcmim import benchmark, datasets, smiles, speed
+from molcmim.benchmark import Plan, read_extra, run
+from molcmim.cli import app
+from molcmim.downstream import fit_head
+from molcmim.featurizer import Featurizer
+
+PLAN = {"datasets": ["freesolv"], "heads": ["ridge"], "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def folder(shared_data: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """FreeSolv with ridge on three kinds of features, run by the command."""
+    output = tmp_path_factory.mktemp("benchmark") / "out"
+    arguments = [
+        "benchmark", "property", "-o", str(output), "--checkpoint", str(tiny_checkpoint), "--datasets", "freesolv",
+        "--features", "mean,maccs,both+maccs", "--heads", "ridge", "--seeds", "2", "--jobs", "1",
+        "--data", str(shared_data / "moleculenet"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert (output / "table.md").read_text() in result.stdout
+    return output
+
+
+def results(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "results.csv", keep_default_na=False)
+
+
+def test_every_fit_is_a_row_and_is_what_the_protocol_gives(
+    folder: Path, shared_data: Path, tiny_checkpoint: Path
+) -> None:
+    table = results(folder)
+    assert len(table) == 3 * (2 + 1)
+    assert not table.duplicated(["split", "seed", "features"]).any()
+    data = datasets.load("freesolv", shared_data / "moleculenet")
+    maccs = smiles.fingerprints(data.smiles, "maccs")
+    featurizer = Featurizer.from_pretrained(tiny_checkpoint)
+    both = featurizer.featurize(data.smiles, "both")
+    for name, X in {
+        "mean": both[:, : featurizer.dim("mean")],
+        "maccs": maccs,
+        "both+maccs": np.c_[both, maccs],
+    }.items():
+        for kind, seed in (("random", 1), ("scaffold", 0)):
+            parts = datasets.split(data, kind, seed)
+            fit = fit_head("ridge", X, data.y.to_numpy(), parts, seed)
+            row = table[(table.features == name) & (table.split == kind) & (table.seed == seed)].iloc[0]
+            assert row.test_rmse == pytest.approx(fit.test_rmse, rel=1e-6)
+            assert json.loads(row.hyperparameters) == fit.hyperparameters
+            assert (row.unit, row.dims) == ("kcal/mol", X.shape[1])
+            written = json.loads((folder / f"splits/freesolv-{kind}-{seed}.json").read_text())
+            assert [written[part] for part in ("train", "valid", "test")] == [part.tolist() for part in parts]
+
+
+def test_what_is_there_is_not_done_again_and_what_is_lost_comes_back_the_same(
+    folder: Path, shared_data: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    features = ["mean", "maccs", "both+maccs"]
+    plan = Plan(**PLAN, features=features, checkpoints=[str(tiny_checkpoint)], data=shared_data / "moleculenet")
+    lost = sorted((copy / "fits").iterdir())[::4]
+    for path in lost:
+        path.unlink()
+    fitted = []
+    monkeypatch.setattr(benchmark, "_fit", lambda *a, fit=benchmark._fit: fitted.append(a[0].file) or fit(*a))
+    run(plan, copy, jobs=1)
+    assert sorted(fitted) == [path.name for path in lost]
+    for name in ("results.csv", "table.md", "bars.png", "parity-freesolv-scaffold.png"):
+        assert (copy / name).read_bytes() == (folder / name).read_bytes(), name
+    fitted.clear()
+    run(plan, copy, jobs=1)
+    assert not fitted
+
+
+def test_other_content_is_another_fit(folder: Path, shared_data: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    copy, data = tmp_path / "copy", tmp_path / "data"
+    shutil.copytree(folder, copy)
+    data.mkdir()
+    text = (shared_data / "moleculenet/freesolv.csv").read_text()
+    (data / "freesolv.csv").write_text(text.replace("-11.01", "-11.02"))
+    run(Plan(**PLAN, splits=["scaffold"], features=["maccs"], data=data), copy, jobs=1)
+    rows = results(copy).query("features == 'maccs' and split == 'scaffold'")
+    assert len(rows) == 2
+    assert rows.features_id.nunique() == 2
+    said = (copy / "table.md").read_text()
+    assert "Not the published set" in said
+    assert all(f"maccs [{identity}]" in said for identity in rows.features_id)
+
+
+def test_table_says_mean_sd_interval_and_choice_by_valid(folder: Path) -> None:
+    table = results(folder)
+    lines = (folder / "table.md").read_text().splitlines()
+    assert "| features | head | freesolv random (kcal/mol) | freesolv scaffold (kcal/mol) |" in lines
+    maccs = table[table.features == "maccs"]
+    random, scaffold = (maccs[maccs.split == kind] for kind in ("random", "scaffold"))
+    row = next(line for line in lines if line.startswith("| maccs | ridge |")).replace("**", "")
+    assert f"| {random.test_rmse.mean():.3f} ± {random.test_rmse.std(ddof=0):.3f} |" in row
+    one = scaffold.iloc[0]
+    assert f"| {one.test_rmse:.3f} [{one.test_rmse_low:.2f}, {one.test_rmse_high:.2f}] |" in row
+    ours = table[(table.model == "tiny") & (table.split == "scaffold")]
+    chosen = ours.loc[ours.valid_rmse.idxmin()]
+    line = next(line for line in lines if "chosen by valid RMSE: embeddings" in line)
+    assert f"{chosen.test_rmse:.3f}" in line
+    assert f": {chosen.features}, ridge |" in line
+    assert sum(line.count("**") for line in lines) == 4  # one bold figure a column
+
+
+def test_features_of_others(tmp_path: Path, shared_data: Path, folder: Path) -> None:
+    data = datasets.load("freesolv", shared_data / "moleculenet")
+    mine = pd.DataFrame({"smiles": data.smiles[::-1], "note": "x", "a": np.arange(642.0)[::-1], "b": 1.5})
+    mine.to_csv(tmp_path / "mine.csv", index=False)
+    X = read_extra(tmp_path / "mine.csv", data.smiles)
+    np.testing.assert_array_equal(X, np.c_[np.arange(642.0), np.full(642, 1.5)])
+    plan = Plan(
+        **PLAN, splits=["scaffold"], features=["mine+maccs"], data=shared_data / "moleculenet",
+        extra=[tmp_path / "mine.csv"],
+    )  # fmt: skip
+    assert run(plan, tmp_path / "out", jobs=1).dims.tolist() == [2 + 167]
+    mine[:-1].to_parquet(tmp_path / "mine.parquet")
+    with pytest.raises(ValueError, match=r"mine\.parquet: 1 molecules of the data set are not in it, such as COc1"):
+        read_extra(tmp_path / "mine.parquet", data.smiles)
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="unknown features ecfp; known are mean, informative, both, morgan, rdkit2d"):
+        Plan(features=["mean", "both+ecfp"])
+    with pytest.raises(ValueError, match="unknown head lasso; known are ridge, svr, mlp, forest"):
+        Plan(heads=["lasso"])
+    with pytest.raises(ValueError, match="two of the checkpoints have one name"):
+        Plan(checkpoints=["a/small", "b/small"])
+
+
+def test_speed_times_all_and_compares_with_mean(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"one": {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}}
+    monkeypatch.setattr(speed, "SHAPES", shapes)
+    featurizer = Featurizer.from_pretrained(tiny_checkpoint, "cpu")
+    measured = speed.measure(featurizer, ["CCO", "c1ccccc1", "CC(=O)O"], [1], repeats=1)
+    assert measured.contender.tolist() == ["mean", "informative", "RDKit 2D descriptors", "one"]
+    rate = measured.set_index("contender").molecules_per_second
+    np.testing.assert_allclose(measured.mean_is_faster_by, (rate["mean"] / rate).to_numpy())
+    np.testing.assert_allclose(measured.molecules_per_second * measured.seconds, 3)
+    assert "| mean | " in speed.markdown(measured)
+
+
+def test_a_fresh_encoder_sees_each_molecule_alone(tiny_checkpoint: Path) -> None:
+    shape = {"num_hidden_layers": 1, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 32}
+    embed = speed._fresh(shape, Featurizer.from_pretrained(tiny_checkpoint, "cpu"))
+    molecules = ["CCO", "c1ccccc1C(=O)NC", "C", "OCC"]
+    together = embed(molecules)
+    assert together.shape == (4, 32)
+    np.testing.assert_allclose(together, np.concatenate([embed([one]) for one in molecules]), atol=1e-5)
