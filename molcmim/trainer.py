@@ -295,7 +295,8 @@ def pretrain(
             "store": _origin(manifest),
             "valid": _origin(valid_store.manifest),
         }
-        checkpoint.write(model, tokenizer, output / "model", facts)
+        dtype = "bfloat16" if recipe.precision == "bf16" else "float32"  # what it was trained in is what is kept
+        checkpoint.write(model, tokenizer, output / "model", facts, dtype)
     trainer.accelerator.wait_for_everyone()
     return output / "model"
 
