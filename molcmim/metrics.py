@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from molcmim.config import MolCMIMConfig
 from molcmim.data import BucketedBatches, StoreManifest, TokenStore
-from molcmim.generation import decode_ids
+from molcmim.decoding import decode_ids
 from molcmim.model import MolCMIMModel
 
 ACTIVE_VARIANCE = 0.01

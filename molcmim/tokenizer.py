@@ -245,10 +245,21 @@ def smiles_to_selfies(smiles: str) -> str:
 
 
 def selfies_to_smiles(string: str) -> str:
-    """Translate SELFIES to SMILES (not canonical); ValueError if it is no SELFIES."""
+    """Translate SELFIES to SMILES (not canonical); ValueError if it is no SELFIES.
+
+    Valences are limited to the library's defaults, and where it has none to RDKit's: whatever symbols follow each
+    other, the result can be read. The process's own setting of these limits is left as it was.
+    """
     import selfies
 
+    before = selfies.get_semantic_constraints()
+    selfies.set_semantic_constraints({**selfies.get_preset_constraints("default"), **_VALENCES})
     try:
         return selfies.decoder(string) or ""
     except selfies.DecoderError as error:
         raise ValueError(f"not SELFIES: {string!r}") from error
+    finally:
+        selfies.set_semantic_constraints(before)
+
+
+_VALENCES = {"Si": 4, "Se": 6}

@@ -14,17 +14,19 @@ import pytest
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
     {"config", "files", "folders", "layers", "latent", "progress", "smiles", "workers"},
-    {"tokenizer", "objectives", "encoder", "decoder", "plots", "curves"},
+    {"tokenizer", "objectives", "encoder", "decoder", "curves", "plots", "drawing"},
     {"data", "model", "reading"},
-    {"prepare", "recipe", "checkpoint", "optimizer"},
-    {"generation", "featurizer"},
+    {"prepare", "recipe", "checkpoint", "optimizer", "decoding"},
+    {"featurizer"},
     {"metrics", "bulk", "datasets", "loaded"},
-    {"trainer", "downstream", "report", "speed"},
+    {"trainer", "downstream", "report", "speed", "space"},
+    {"generation"},
     {"benchmark"},
     {"sklearn", "deepchem"},
+    {"cli_generation"},
     {"cli"},
 )
-DOORS = {"rdkit": {"smiles"}, "deepchem": {"deepchem"}}
+DOORS = {"rdkit": {"smiles", "drawing"}, "deepchem": {"deepchem"}}
 # Pretraining runs where RDKit and DeepChem are not installed; these import all that it needs.
 TRAINING = ("checkpoint", "trainer")
 

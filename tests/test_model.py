@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModel
 
 import molcmim
 from molcmim.config import SIZES, MolCMIMConfig
-from molcmim.generation import decode_ids
+from molcmim.decoding import decode_ids
 from molcmim.latent import LOGVAR_MAX, LOGVAR_MIN
 from molcmim.model import MolCMIMModel
 from molcmim.tokenizer import load_tokenizer
