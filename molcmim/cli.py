@@ -9,6 +9,7 @@ import typer
 import typer.core
 
 import molcmim
+from molcmim import cli_generation
 
 
 class _Commands(typer.core.TyperGroup):
@@ -241,6 +242,9 @@ def benchmark_speed(
     if output is not None:
         measured.to_csv(output, index=False)
     typer.echo(speed.markdown(measured))
+
+
+app.add_typer(cli_generation.app)  # its commands stand beside these
 
 
 if __name__ == "__main__":

@@ -280,6 +280,32 @@ class NpyFile:
         self.file.close()
 
 
+def read_embeddings(path: str | os.PathLike[str]) -> Float32[np.ndarray, "n d"]:
+    """Read the embeddings of an .npy file, or of a .parquet file as :func:`embedding_writer` writes it.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ValueError
+        For another suffix, a damaged file, or one that holds no embeddings.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npy":
+        X = np.load(path, allow_pickle=False)
+    elif suffix == ".parquet":
+        try:
+            lists = pyarrow.parquet.read_table(path, columns=["embedding"]).column("embedding").combine_chunks()
+        except (pa.ArrowException, KeyError) as error:
+            raise ValueError(f"{path}: no Parquet file with a column 'embedding': {error}") from error
+        X = lists.flatten().to_numpy().reshape(len(lists), -1)
+    else:
+        raise ValueError(f"{path}: cannot read embeddings from {suffix!r}; known suffixes are .parquet, .npy")
+    if X.ndim != 2 or not np.issubdtype(X.dtype, np.floating):
+        raise ValueError(f"{path}: no embeddings, which have shape (n, d), but {X.dtype} of shape {X.shape}")
+    return X.astype(np.float32)
+
+
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".npy")
 
 

@@ -1,0 +1,192 @@
+"""Commands that write molecules: decode, reconstruct, sample, interpolate, neighbours. Part of the command line."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+app = typer.Typer()
+SUFFIXES = (".csv", ".tsv", ".parquet")
+
+
+def _writable(output: Path | None) -> Path | None:
+    if output is not None and output.suffix not in SUFFIXES:
+        raise typer.BadParameter(f"{output}: cannot write {output.suffix!r}; known suffixes are {', '.join(SUFFIXES)}")
+    if output is not None and not output.parent.is_dir():
+        raise typer.BadParameter(f"no folder {output.parent} to write {output.name} in")
+    return output
+
+
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", callback=_writable, help=".csv, .tsv or .parquet; default: CSV to standard output."),
+]
+Picture = Annotated[bool, typer.Option(help="Draw the molecules beside OUTPUT, as a .png.")]
+Checkpoint = Annotated[str, typer.Option(help="Name or folder of a checkpoint.")]
+Decoding = Annotated[str, typer.Option(help="greedy, beam:5 or nucleus:0.9; any numbers.")]
+RandomState = Annotated[int, typer.Option(help="Seed of what is drawn.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")]
+Column = Annotated[str | None, typer.Option(help="Name of the SMILES column.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")]
+MOLECULES = "Molecule file: .smi, .csv, .tsv (.gz), .parquet; - for stdin."
+
+
+@app.command("decode")
+def decode(
+    codes: Annotated[Path, typer.Argument(help="Latent codes: .npy, or .parquet as `molcmim featurize` writes it.")],
+    output: Output = None,
+    picture: Picture = True,
+    checkpoint: Checkpoint = "molcmim-small",
+    decoding: Decoding = "greedy",
+    random_state: RandomState = 0,
+    strict: Strict = False,
+    device: Device = None,
+) -> None:
+    """Decode latent codes (mean embeddings) to molecules, a row each."""
+    from molcmim import files, generation
+
+    frame = generation.decode(
+        files.read_embeddings(codes), on_error="nan", decoding=decoding, random_state=random_state,
+        checkpoint=checkpoint, device=device,
+    )  # fmt: skip
+    _deliver(frame, output, picture)
+    _count_bad(frame, strict)
+
+
+@app.command("reconstruct")
+def reconstruct(
+    input: Annotated[str, typer.Argument(help=MOLECULES)],
+    output: Output = None,
+    picture: Picture = True,
+    checkpoint: Checkpoint = "molcmim-small",
+    decoding: Decoding = "greedy",
+    random_state: RandomState = 0,
+    column: Column = None,
+    strict: Strict = False,
+    device: Device = None,
+) -> None:
+    """Encode molecules, decode their codes, and say which came back."""
+    from molcmim import generation
+
+    frame = generation.reconstruct(
+        _molecules(input, column), on_error="nan", decoding=decoding, random_state=random_state,
+        checkpoint=checkpoint, device=device,
+    )  # fmt: skip
+    _deliver(frame, output, picture)
+    typer.echo(f"{frame['exact'].sum():,} of {len(frame):,} came back exactly", err=True)
+    _count_bad(frame, strict)
+
+
+@app.command("sample")
+def sample(
+    seeds: Annotated[list[str] | None, typer.Argument(help="SMILES to draw around; none: the prior.")] = None,
+    n: Annotated[int, typer.Option("-n", help="Molecules, for each seed.")] = 100,
+    radius: Annotated[float, typer.Option(help="Scaled radius: z = mu(seed) + radius * eps.")] = 1.0,
+    valid: Annotated[bool, typer.Option("--valid", help="Keep valid ones only.")] = False,
+    unique: Annotated[bool, typer.Option("--unique", help="Keep the first of equal ones only.")] = False,
+    max_draws: Annotated[int | None, typer.Option(help="Codes decoded at most for each seed; default: 20 n.")] = None,
+    output: Output = None,
+    picture: Picture = True,
+    checkpoint: Checkpoint = "molcmim-small",
+    decoding: Decoding = "greedy",
+    random_state: RandomState = 0,
+    device: Device = None,
+) -> None:
+    """Draw molecules around seeds, or from the prior; exit with 2 if the draws end before there are N."""
+    from molcmim import generation
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", generation.ShortOfMolecules)  # said below
+        frame = generation.sample(
+            seeds or None, n, radius, valid=valid, unique=unique, max_draws=max_draws, decoding=decoding,
+            random_state=random_state, checkpoint=checkpoint, device=device,
+        )  # fmt: skip
+    _deliver(frame, output, picture)
+    draws, fit, different = (frame.attrs[name] for name in ("draws", "valid_draws", "different_draws"))
+    typer.echo(f"{draws:,} draws: {fit:,} valid, {different:,} different molecules among these", err=True)
+    if len(frame) < (wanted := n * len(seeds or [None])):
+        typer.echo(f"only {len(frame):,} of {wanted:,} molecules; raise --max-draws", err=True)
+        raise typer.Exit(2)
+
+
+@app.command("interpolate")
+def interpolate(
+    a: Annotated[str, typer.Argument(help="SMILES where the way begins.")],
+    b: Annotated[str, typer.Argument(help="SMILES where it ends.")],
+    steps: Annotated[int, typer.Option(help="Codes on the way, both ends among them.")] = 10,
+    path: Annotated[str, typer.Option(help="linear or spherical.")] = "linear",
+    output: Output = None,
+    picture: Picture = True,
+    checkpoint: Checkpoint = "molcmim-small",
+    decoding: Decoding = "greedy",
+    random_state: RandomState = 0,
+    device: Device = None,
+) -> None:
+    """Decode codes on the way from one molecule to another."""
+    from molcmim import generation
+
+    frame = generation.interpolate(
+        a, b, steps, path=path, decoding=decoding, random_state=random_state, checkpoint=checkpoint, device=device
+    )
+    _deliver(frame, output, picture, strip=True)
+
+
+@app.command("neighbours")
+def neighbours(
+    query: Annotated[str, typer.Argument(help="SMILES of what is looked for.")],
+    library: Annotated[str, typer.Argument(help=MOLECULES)],
+    k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    output: Output = None,
+    picture: Picture = True,
+    checkpoint: Checkpoint = "molcmim-small",
+    column: Column = None,
+    device: Device = None,
+) -> None:
+    """Find the molecules of a file that are nearest to a query in the latent space."""
+    from molcmim import generation
+
+    frame = generation.neighbours(
+        query, _molecules(library, column), k, on_error="skip", checkpoint=checkpoint, device=device
+    )
+    _deliver(frame, output, picture)
+    typer.echo(f"{frame.attrs['library']:,} rows, {frame.attrs['skipped']:,} of them bad and left out", err=True)
+
+
+def _molecules(path: str, column: str | None) -> list[object]:
+    from molcmim import files
+
+    return [molecule for chunk in files.read_chunks(path, column) for molecule in chunk.smiles]
+
+
+def _deliver(frame: pd.DataFrame, output: Path | None, picture: bool, strip: bool = False) -> None:
+    """Write the frame, and its picture beside it."""
+    from molcmim import drawing, files
+
+    if output is None:
+        typer.echo(frame.to_csv(index=False), nl=False)
+        return
+    with files.atomic_path(output) as partial:
+        if output.suffix == ".parquet":
+            frame.to_parquet(partial, index=False)
+        else:
+            frame.to_csv(partial, index=False, sep=files.DELIMITERS[output.suffix[1:]])
+    said = f"{output}: {len(frame):,} rows, {frame['valid'].sum():,} of them valid"
+    if picture:
+        png = output.with_suffix(".png")
+        said += f"; {png}: the first {drawing.draw_frame(frame, png, strip):,} of them"
+    typer.echo(said, err=True)
+
+
+def _count_bad(frame: pd.DataFrame, strict: bool) -> None:
+    """Count the rows that nothing was decoded for."""
+    bad = frame["smiles"].isna().sum()
+    if bad:
+        typer.echo(f"{bad:,} bad rows (reasons are in the output)", err=True)
+    if bad and strict:
+        raise typer.Exit(2)

@@ -1,0 +1,532 @@
+"""Molecules out of the latent space: each function against a plain computation of what it promises."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import selfies
+import torch
+from pandas.testing import assert_frame_equal
+from rdkit import Chem
+from rdkit.Chem import AllChem
+from stores import MOLECULES, learned
+from typer.testing import CliRunner
+
+from molcmim import checkpoint, decoding, generation, smiles
+from molcmim.cli import app
+from molcmim.config import MolCMIMConfig
+from molcmim.featurizer import Featurizer
+from molcmim.generation import ShortOfMolecules, decode, interpolate, neighbours, reconstruct, sample, slerp
+from molcmim.model import MolCMIMModel
+from molcmim.smiles import MoleculeError, similarities
+from molcmim.space import Space
+from molcmim.tokenizer import load_tokenizer, selfies_to_smiles, vocab_hash
+
+ASPIRIN, PARACETAMOL = "CC(=O)Oc1ccccc1C(=O)O", "CC(=O)Nc1ccc(O)cc1"
+FEW = ["CCO", "OCC", "c1ccccc1", "Cc1ccccc1", "CC(C)=O", "ClC(Cl)Cl", "Nc1ccccc1", "CS(C)=O"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Featurizer:
+    """Return a small model that knows 24 molecules by heart."""
+    network = copy.deepcopy(learned()[0])
+    tokenizer = load_tokenizer("smiles")
+    network.config.vocab_hash = vocab_hash(tokenizer)
+    return Featurizer(network, tokenizer)
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    return checkpoint.write(model.model, model.tokenizer, tmp_path_factory.mktemp("generation") / "known", {})
+
+
+@pytest.fixture(scope="module")
+def codes(model):
+    return model.featurize(FEW) + 0.3 * np.random.default_rng(0).standard_normal((8, 32), np.float32)
+
+
+@pytest.fixture
+def decoded_codes(monkeypatch):
+    """Return the codes that are decoded, call by call."""
+    calls, plain = [], Space.decode
+
+    def spy(self, z, *rest):
+        calls.append(z)
+        return plain(self, z, *rest)
+
+    monkeypatch.setattr(Space, "decode", spy)
+    return calls
+
+
+@torch.no_grad()
+def chain_rule(network, z, ids):
+    """Log p(x|z) of one sequence, token by token, each from its own uncached pass."""
+    total = 0.0
+    for i in range(1, len(ids)):
+        logits = network.decoder.to_vocabulary(network.decoder(ids[None, :i], z[None])[0, -1])
+        total += logits.log_softmax(-1)[ids[i]].item()
+        if ids[i] == 2:
+            break
+    return total
+
+
+@pytest.mark.parametrize("how", ["greedy", "beam:3", "nucleus:0.9"])
+def test_log_prob_is_that_of_the_decoded_string(model, codes, how):
+    frame = decode(codes, decoding=how, checkpoint=model)
+    assert frame["valid"].any()
+    for z, row in zip(codes, frame.itertuples(), strict=True):
+        ids = torch.tensor(model.tokenizer(row.smiles)["input_ids"])
+        if row.error is None or "no end" not in row.error:
+            assert row.log_prob == pytest.approx(chain_rule(model.model, torch.from_numpy(z), ids), abs=1e-3)
+
+
+def test_each_way_of_decoding_is_what_it_says(model):
+    codes = 3 * np.random.default_rng(1).standard_normal((8, 32), np.float32)
+    greedy, beam = (decode(codes, decoding=how, checkpoint=model) for how in ("greedy", "beam:8"))
+    assert (beam["log_prob"] >= greedy["log_prob"] - 1e-3).all()
+    assert (beam["log_prob"] > greedy["log_prob"] + 1e-2).any()
+    narrow = decode(codes, decoding="nucleus:0.000001", checkpoint=model)
+    assert list(narrow["smiles"]) == list(greedy["smiles"])
+    assert list(decode(codes, decoding="beam", checkpoint=model)["smiles"]) == list(
+        decode(codes, decoding="beam:5", checkpoint=model)["smiles"]
+    )
+
+
+def test_wide_nucleus_draws_from_the_model(model):
+    """First tokens drawn 2,000 times have the frequencies that p(x_1|z) says."""
+    z = model.featurize(["CCO"]) + 1
+    frame = decode(z.repeat(2000, 0), decoding="nucleus:1", checkpoint=model)
+    with torch.no_grad():
+        hidden = model.model.decoder(torch.tensor([[1]]), torch.from_numpy(z))
+        p = model.model.decoder.to_vocabulary(hidden)[0, 0].softmax(-1)
+    for token in p.topk(3).indices:
+        share = frame["smiles"].map(lambda s, t=int(token): model.tokenizer(s)["input_ids"][1] == t).mean()
+        assert abs(share - p[token]) < 4.5 * math.sqrt(p[token] * (1 - p[token]) / 2000) + 1e-3
+
+
+def test_batches_do_not_matter(model, codes, monkeypatch):
+    whole = decode(codes, checkpoint=model)
+    assert whole["smiles"].nunique() > 3
+    monkeypatch.setitem(decoding.TOKENS_PER_BATCH, "cpu", 3 * 256)  # three at a time
+    assert_frame_equal(decode(codes, checkpoint=model), whole, atol=1e-3)
+    one_by_one = pd.concat([decode(z, checkpoint=model) for z in codes], ignore_index=True)
+    assert_frame_equal(one_by_one, whole, atol=1e-3)
+
+
+def test_what_is_decoded_is_reported_as_it_is(model):
+    """An invalid string stays, with RDKit's reason; a special token is never part of one."""
+    z = 4 * np.random.default_rng(0).standard_normal((40, 32), np.float32)
+    frame = decode(z, decoding="nucleus:1", checkpoint=model)
+    assert 0 < frame["valid"].sum() < 40
+    for row in frame.itertuples():
+        mol = Chem.MolFromSmiles(row.smiles)
+        if row.error is not None and "no end" in row.error:
+            assert len(model.tokenizer(row.smiles)["input_ids"]) - 1 == model.max_length
+        else:
+            assert row.valid == (mol is not None and mol.GetNumAtoms() > 0)
+        assert (row.canonical is None) == (not row.valid) == (row.error is not None)
+        if row.valid:
+            assert row.canonical == Chem.CanonSmiles(row.smiles)
+    forbidden = Space(model).forbidden
+    assert {0, 1, 3} <= set(forbidden) <= set(range(256)) - {2}
+    assert len(forbidden) == 256 - len(model.tokenizer.get_vocab()) + 3
+
+
+def test_codes_of_any_kind_decode(model, codes):
+    whole = decode(codes, checkpoint=model)
+    assert_frame_equal(decode(codes.tolist(), checkpoint=model), whole)
+    assert_frame_equal(decode(torch.from_numpy(codes).requires_grad_(), checkpoint=model), whole)
+    assert_frame_equal(decode(codes[0], checkpoint=model), whole[:1], atol=1e-3)
+
+
+def test_codes_that_are_no_codes(model, codes):
+    with pytest.raises(ValueError, match=r"z must have the shape \(n, 32\).* got \(8, 31\)"):
+        decode(codes[:, 1:], checkpoint=model)
+    bad = codes.copy()
+    bad[3, 5] = np.nan
+    with pytest.raises(MoleculeError, match=r"row\(s\) 3:\n.*the code is not finite"):
+        decode(bad, checkpoint=model)
+    whole = decode(codes, checkpoint=model)
+    kept = decode(bad, on_error="nan", checkpoint=model)
+    assert list(kept["error"][[3]]) == ["the code is not finite"]
+    assert not kept["valid"][3]
+    assert kept["valid"].dtype == bool
+    assert kept["smiles"].isna().tolist() == [i == 3 for i in range(8)]
+    skipped = decode(bad, on_error="skip", checkpoint=model)
+    assert list(skipped.index) == [0, 1, 2, 4, 5, 6, 7]
+    for frame in (kept.drop(3), skipped):
+        assert_frame_equal(frame, whole.drop(3), check_dtype=False, atol=1e-3)
+
+
+def test_reconstruction_compares_with_what_was_read(model):
+    known = [canonical for canonical, _ in sorted(MOLECULES, key=lambda molecule: len(molecule[0]))[:24]]
+    frame = reconstruct([*known, ASPIRIN], checkpoint=model)
+    assert list(frame["input"]) == [Chem.CanonSmiles(molecule) for molecule in [*known, ASPIRIN]]
+    assert 5 < frame["exact"].sum() < 25
+    assert list(frame["exact"]) == [a == b for a, b in zip(frame["input"], frame["canonical"], strict=True)]
+    assert (frame.loc[frame["exact"], "similarity"] == 1).all()
+    assert_frame_equal(
+        frame[["smiles", "valid", "canonical", "log_prob", "error"]],
+        decode(model.featurize([*known, ASPIRIN]), checkpoint=model),
+        atol=1e-3,
+    )
+
+
+def test_reconstruction_keeps_bad_rows_in_place(model):
+    frame = reconstruct(["CCO", "C1CC", None, "OCC"], on_error="nan", checkpoint=model)
+    assert list(frame["input"]) == ["CCO", "C1CC", "None", "CCO"]
+    assert list(frame["error"][1:3]) == ["unclosed ring", "not a string or RDKit Mol but NoneType"]
+    assert not frame["valid"][1:3].any()
+    assert not frame["exact"][1:3].any()
+    assert frame["smiles"][0] == frame["smiles"][3]
+    with pytest.raises(MoleculeError, match=r"row\(s\) 1, 2:"):
+        reconstruct(["CCO", "C1CC", None], checkpoint=model)
+
+
+def test_radius_0_is_the_reconstruction(model):
+    frame = sample(FEW, 2, 0.0, checkpoint=model)
+    back = reconstruct(FEW, checkpoint=model)
+    assert list(frame["seed"]) == list(back["input"].repeat(2))
+    columns = ["smiles", "valid", "canonical", "log_prob", "error", "similarity"]
+    assert_frame_equal(frame[columns], back.loc[back.index.repeat(2), columns].reset_index(drop=True), atol=1e-3)
+
+
+def test_noise_is_normal_with_the_scaled_radius(model, decoded_codes):
+    sample("CCO", 300, 0.7, checkpoint=model)
+    sample(None, 300, checkpoint=model)
+    around, prior = decoded_codes
+    eps = (around - model.featurize("CCO")) / 0.7
+    np.testing.assert_allclose(eps, prior, atol=1e-5)  # the same draws: one stream for a seed
+    assert abs(eps.mean()) < 4.5 / math.sqrt(eps.size)
+    assert abs(eps.std() - 1) < 4.5 / math.sqrt(2 * eps.size)
+    assert np.abs(np.corrcoef(eps.T) - np.eye(32)).max() < 5 / math.sqrt(300)
+
+
+@pytest.mark.filterwarnings("ignore::molcmim.generation.ShortOfMolecules")
+@pytest.mark.parametrize("how", ["greedy", "nucleus:0.9"])
+def test_the_same_random_state_gives_the_same_frame(model, how):
+    def draw(random_state, torch_state):
+        torch.manual_seed(torch_state)
+        before = torch.get_rng_state()
+        frame = sample(FEW[:3], 6, unique=True, decoding=how, random_state=random_state, checkpoint=model)
+        assert torch.equal(torch.get_rng_state(), before)
+        return frame
+
+    first, again, other = draw(1, 0), draw(1, 5), draw(2, 0)
+    assert_frame_equal(first, again)
+    assert first.attrs == again.attrs
+    assert list(first["smiles"]) != list(other["smiles"])
+
+
+@pytest.mark.filterwarnings("ignore::molcmim.generation.ShortOfMolecules")
+@pytest.mark.parametrize(("valid", "unique"), [*itertools.product([False, True], repeat=2)])
+def test_what_is_kept_are_the_first_draws_fit_to_keep(model, valid, unique):
+    budget = 60
+    every = sample(FEW, budget, checkpoint=model)
+    kept = sample(FEW, 7, valid=valid, unique=unique, max_draws=budget, checkpoint=model)
+    used = 0
+    for number, seed in enumerate(FEW):
+        own = every.iloc[number * budget : (number + 1) * budget]
+        expected, seen = [], set()
+        for row in own.itertuples():
+            key = row.canonical if row.valid else row.smiles
+            if (row.valid or not valid) and not (unique and key in seen) and len(expected) < 7:
+                expected.append(row.draw)
+                seen.add(key)
+        found = kept[used : used + len(expected)]
+        used += len(expected)
+        assert list(found["draw"]) == expected, seed
+        columns = ["smiles", "valid", "canonical", "error", "similarity", "log_prob"]
+        drawn = own.set_index("draw").loc[expected, columns]
+        assert_frame_equal(found[columns].reset_index(drop=True), drawn.reset_index(drop=True), atol=1e-3)
+    assert used == len(kept)
+    if not (valid or unique):
+        assert kept.attrs["draws"] == 7 * len(FEW)
+
+
+def test_the_cost_is_counted(model, decoded_codes):
+    frame = sample("CCO", 5, 1.5, valid=True, unique=True, checkpoint=model)
+    assert len(frame) == 5
+    assert frame["canonical"].is_unique
+    draws = sum(map(len, decoded_codes))
+    assert len(decoded_codes) > 1  # it went on
+    assert draws == frame.attrs["draws"] > 5
+    again = sample("CCO", draws, 1.5, checkpoint=model)
+    assert frame.attrs["valid_draws"] == again["valid"].sum()
+    assert frame.attrs["different_draws"] == again["canonical"].nunique()
+    assert frame.attrs["scaled_radius"] == 1.5
+
+
+def test_a_budget_that_ends_is_said(model, decoded_codes):
+    with pytest.warns(ShortOfMolecules, match=r"found 2 of 8 molecules in 30 draws; raise max_draws"):
+        frame = sample(["CCO", "c1ccccc1"], 4, 0.0, unique=True, max_draws=15, checkpoint=model)
+    assert list(frame["draw"]) == [0, 0]
+    assert sum(map(len, decoded_codes)) == frame.attrs["draws"] == 30
+
+
+def test_a_seed_is_drawn_around_in_the_same_way_beside_others(model):
+    alone = sample("CCO", 6, checkpoint=model)
+    beside = sample(["CCO", Chem.MolFromSmiles("c1ccccc1")], 6, checkpoint=model)
+    assert_frame_equal(beside[:6], alone, atol=1e-3)
+    assert list(beside["seed"]) == ["CCO"] * 6 + ["c1ccccc1"] * 6
+
+
+def test_samples_of_the_prior_have_no_seed(model):
+    frame = sample(n=5, checkpoint=model)
+    assert list(frame) == ["draw", "smiles", "valid", "canonical", "log_prob", "error"]
+
+
+@pytest.mark.parametrize("path", ["linear", "spherical"])
+def test_interpolation_ends_at_the_reconstructions(model, path, decoded_codes):
+    frame = interpolate(ASPIRIN, "CCO", 5, path=path, checkpoint=model)
+    assert list(frame["position"]) == [0, 0.25, 0.5, 0.75, 1]
+    ends = reconstruct([ASPIRIN, "CCO"], checkpoint=model)
+    columns = ["smiles", "valid", "canonical", "log_prob"]
+    assert_frame_equal(frame[columns].iloc[[0, -1]].reset_index(drop=True), ends[columns], atol=1e-3)
+    a, b = model.featurize([ASPIRIN, "CCO"])
+    middle = (a + b) / 2 if path == "linear" else (a + b) / (2 * math.cos(math.acos(cosine(a, b)) / 2))
+    np.testing.assert_allclose(decoded_codes[0][2], middle, atol=1e-4)
+    for name, end in (("similarity_a", ASPIRIN), ("similarity_b", "CCO")):
+        np.testing.assert_array_equal(frame[name], similarities(end, list(frame["canonical"])))
+
+
+def cosine(a, b):
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+def test_slerp_turns_at_a_constant_rate():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((2, 16))
+    b *= np.linalg.norm(a) / np.linalg.norm(b)
+    t = np.linspace(0, 1, 7)[:, None]
+    z = slerp(a, b, t)
+    np.testing.assert_allclose(np.linalg.norm(z, axis=1), np.linalg.norm(a))
+    angle = math.acos(cosine(a, b))
+    np.testing.assert_allclose([math.acos(min(1, cosine(a, row))) for row in z], angle * t[:, 0], atol=1e-6)
+    x, y = np.eye(2)
+    np.testing.assert_allclose(slerp(x, 3 * y, np.array([[1 / 3]]))[0], [math.cos(math.pi / 6), 3 * 0.5])
+
+
+@pytest.mark.parametrize("factor", [2.0, -1.0, 0.0])
+def test_slerp_without_an_arc_is_a_line(factor):
+    a, t = np.array([1.0, 2.0]), np.array([[0.0], [0.25], [1.0]])
+    np.testing.assert_allclose(slerp(a, factor * a, t), (1 - t) * a + t * factor * a, atol=1e-9)
+
+
+def test_neighbours_are_those_of_brute_force(model):
+    library = [spelling for molecule in MOLECULES for spelling in molecule]  # each molecule twice
+    frame = neighbours(ASPIRIN, pd.Series(library), 12, checkpoint=model)
+    X = model.featurize([ASPIRIN, *library]).astype(float)
+    ranked = sorted(range(len(library)), key=lambda row: (-round(cosine(X[0], X[row + 1]), 5), row))
+    assert list(frame["row"]) == ranked[:12]
+    assert list(frame["smiles"]) == [library[row] for row in ranked[:12]]
+    assert list(frame["canonical"]) == [Chem.CanonSmiles(smiles) for smiles in frame["smiles"]]
+    np.testing.assert_allclose(frame["cosine"], [cosine(X[0], X[row + 1]) for row in ranked[:12]], atol=1e-5)
+    assert list(frame["row"][:2]) == [0, 1]  # aspirin itself, and of equals the first comes first
+    assert frame["cosine"][0] == pytest.approx(1, abs=1e-6)
+    for row in frame.itertuples():
+        ids = torch.tensor(model.tokenizer(row.canonical)["input_ids"])
+        z = torch.from_numpy(X[0].astype(np.float32))
+        assert row.log_prob == pytest.approx(chain_rule(model.model, z, ids), rel=1e-4)
+    assert len(neighbours("CCO", FEW, 100, checkpoint=model)) == len(FEW)
+
+
+def test_neighbours_say_what_they_leave_out(model):
+    library = ["C1CC", "CCO", None, "c1ccccc1"]
+    frame = neighbours(Chem.MolFromSmiles("OCC"), library, on_error="skip", checkpoint=model)
+    assert list(frame["row"]) == [1, 3]
+    assert (frame.attrs["library"], frame.attrs["skipped"]) == (4, 2)
+    with pytest.raises(MoleculeError, match=r"row\(s\) 0, 2:"):
+        neighbours("CCO", library, checkpoint=model)
+    for nothing in ([], ["C1CC", None]):
+        with pytest.raises(ValueError, match=f"the library has {len(nothing)} rows, and no molecule that can be"):
+            neighbours("CCO", nothing, on_error="skip", checkpoint=model)
+
+
+def test_similarity_is_shared_bits_over_all_bits():
+    def bits(molecule):
+        return set(AllChem.GetMorganFingerprintAsBitVect(Chem.MolFromSmiles(molecule), 2, 2048).GetOnBits())
+
+    expected = [len(bits(ASPIRIN) & bits(other)) / len(bits(ASPIRIN) | bits(other)) for other in FEW]
+    found = similarities(ASPIRIN, [*FEW, None, ASPIRIN])
+    np.testing.assert_allclose(found[:8], expected)
+    assert math.isnan(found[8])
+    assert found[9] == 1
+
+
+@pytest.fixture(scope="module")
+def selfies_model():
+    """Return an untrained SELFIES model with loud weights: it writes any symbol after any other."""
+    tokenizer = load_tokenizer("selfies")
+    torch.manual_seed(0)
+    config = MolCMIMConfig.named(
+        "tiny", vocab_size=len(tokenizer), vocab_hash=vocab_hash(tokenizer), notation="selfies",
+        max_position_embeddings=40,
+    )  # fmt: skip
+    network = MolCMIMModel(config)
+    for parameter in network.decoder.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return Featurizer(network, tokenizer)
+
+
+def test_selfies_models_write_valid_molecules(selfies_model):
+    frame = sample(n=300, decoding="nucleus:1", checkpoint=selfies_model)
+    assert list(frame)[:3] == ["draw", "selfies", "smiles"]
+    ended = frame[~frame["error"].fillna("").str.contains("no end")]
+    assert len(ended) > 60
+    assert ended["selfies"].nunique() > 60
+    assert set(ended["error"].dropna()) <= {"empty string"}
+    assert ended["valid"].mean() > 0.9
+    for row in ended[ended["valid"]].itertuples():
+        assert Chem.CanonSmiles(row.smiles) == row.canonical
+        assert row.smiles == selfies_to_smiles(row.selfies)
+
+
+def test_selfies_of_any_symbols_can_be_read():
+    symbols = [token for token in load_tokenizer("selfies").get_vocab() if token[0] == "[" and len(token) > 1]
+    rng = np.random.default_rng(0)
+    strings = ["".join(rng.choice(symbols, rng.integers(1, 40))) for _ in range(1000)]
+    before = selfies.get_semantic_constraints()
+    read = [selfies_to_smiles(string) for string in strings]
+    assert selfies.get_semantic_constraints() == before
+    assert any("Si" in string for string in read)
+    _, reasons = smiles.canonicalize(read)
+    assert set(reasons) <= {None, "empty string"}
+    assert reasons.count(None) > 950
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: sample("C1CC", checkpoint=model), "row 0: 'C1CC': unclosed ring"),
+        (lambda model: sample(["CCO", "aspirin"], checkpoint=model), r"row\(s\) 1:"),
+        (lambda model: sample("C" * 300, checkpoint=model), "302 tokens; the model reads 256 at most"),
+        (lambda model: sample("CCO", 0, checkpoint=model), "n must be at least 1 and finite, got 0"),
+        (
+            lambda model: sample("CCO", 5, -0.1, checkpoint=model),
+            "scaled_radius must be at least 0 and finite, got -0.1",
+        ),
+        (lambda model: sample("CCO", 5, math.nan, checkpoint=model), "scaled_radius must be .*, got nan"),
+        (
+            lambda model: sample("CCO", 5, max_draws=4, checkpoint=model),
+            "max_draws must be at least 5 and finite, got 4",
+        ),
+        (lambda model: interpolate("CCO", "CC", 1, checkpoint=model), "steps must be at least 2 and finite, got 1"),
+        (lambda model: interpolate("CCO", "x", checkpoint=model), r"row\(s\) 1:\n  row 1: 'x'"),
+        (
+            lambda model: interpolate("CCO", "C", path="curved", checkpoint=model),
+            "path must be one of linear, spherical",
+        ),
+        (lambda model: neighbours("x", FEW, checkpoint=model), "row 0: 'x'"),
+        (lambda model: neighbours("C", FEW, 0, checkpoint=model), "k must be at least 1 and finite, got 0"),
+        (
+            lambda model: neighbours("C", FEW, on_error="nan", checkpoint=model),
+            "on_error must be one of raise, skip, got",
+        ),
+        (lambda model: reconstruct("C", on_error="drop", checkpoint=model), "on_error must be one of raise, nan, skip"),
+        (
+            lambda model: decode(np.zeros(32), decoding="best", checkpoint=model),
+            "decoding must be greedy, beam:N .*'best'",
+        ),
+        (lambda model: decode(np.zeros(32), decoding="beam:1", checkpoint=model), "decoding must be"),
+        (lambda model: decode(np.zeros(32), decoding="beam:x", checkpoint=model), "decoding must be"),
+        (lambda model: decode(np.zeros(32), decoding="nucleus:0", checkpoint=model), "decoding must be"),
+        (lambda model: decode(np.zeros(32), decoding="greedy:2", checkpoint=model), "decoding must be"),
+    ],
+)
+def test_bad_input_is_one_clear_error(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)
+
+
+def test_an_unknown_checkpoint_is_said():
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'"):
+        generation.sample(checkpoint="nowhere")
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def png_size(path):
+    head = path.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+def test_command_sample(folder, tmp_path):
+    done = run(
+        "sample", "CCO", "c1ccccc1", "-n", 5, "--radius", 1, "-o", tmp_path / "s.parquet", "--checkpoint", folder
+    )
+    assert done.exit_code == 0, done.output
+    frame = pd.read_parquet(tmp_path / "s.parquet")
+    expected = sample(["CCO", "c1ccccc1"], 5, checkpoint=folder)
+    assert_frame_equal(frame, expected, check_dtype=False)
+    assert frame.attrs == expected.attrs
+    assert "10 rows" in done.stderr
+    assert "10 draws: " in done.stderr
+    assert png_size(tmp_path / "s.png") == (6 * 260, 2 * 220)  # ten molecules and two seeds
+    done = run("sample", "CCO", "-n", 3, "--radius", 0, "--unique", "--max-draws", 4, "--checkpoint", folder)
+    assert done.exit_code == 2
+    assert done.stdout.splitlines()[0] == "seed,draw,smiles,valid,canonical,log_prob,error,similarity"
+    assert len(done.stdout.splitlines()) == 2
+    assert "only 1 of 3 molecules" in done.stderr
+
+
+def test_command_interpolate_draws_a_strip(folder, tmp_path):
+    done = run("interpolate", ASPIRIN, "CCO", "--steps", 4, "--path", "spherical", "-o", tmp_path / "i.csv",
+               "--checkpoint", folder)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    frame = pd.read_csv(tmp_path / "i.csv")
+    assert list(frame["smiles"]) == list(interpolate(ASPIRIN, "CCO", 4, path="spherical", checkpoint=folder)["smiles"])
+    assert png_size(tmp_path / "i.png") == (4 * 260, 220)
+
+
+def test_commands_on_files(folder, tmp_path):
+    table = tmp_path / "molecules.csv"
+    table.write_text("name,smiles\nethanol,OCC\nbroken,C1CC\nbenzene,c1ccccc1\n")
+    done = run("reconstruct", table, "-o", tmp_path / "r.csv", "--no-picture", "--checkpoint", folder)
+    assert done.exit_code == 0, done.output
+    frame = pd.read_csv(tmp_path / "r.csv")
+    assert list(frame["input"]) == ["CCO", "C1CC", "c1ccccc1"]
+    assert frame["error"][1] == "unclosed ring"
+    assert "1 bad rows" in done.stderr
+    assert not (tmp_path / "r.png").exists()
+    assert run("reconstruct", table, "--strict", "--checkpoint", folder).exit_code == 2
+    assert run("featurize", table, "-o", tmp_path / "e.parquet", "--checkpoint", folder).exit_code == 0
+    np.save(tmp_path / "e.npy", pd.read_parquet(tmp_path / "e.parquet")["embedding"].tolist())
+    for codes in ("e.parquet", "e.npy"):
+        done = run("decode", tmp_path / codes, "-o", tmp_path / "d.tsv", "--checkpoint", folder)
+        assert done.exit_code == 0, done.output
+        decoded = pd.read_csv(tmp_path / "d.tsv", sep="\t")
+        assert decoded["smiles"].fillna("").tolist() == frame["smiles"].fillna("").tolist()
+        assert decoded["error"][1] == "the code is not finite"
+        assert png_size(tmp_path / "d.png") == (2 * 260, 220)
+    done = run("neighbours", "CCO", table, "-k", 5, "-o", tmp_path / "n.csv", "--checkpoint", folder)
+    assert done.exit_code == 0, done.output
+    assert pd.read_csv(tmp_path / "n.csv")["row"].tolist() == [0, 2]
+    assert "3 rows, 1 of them bad and left out" in done.stderr
+    assert png_size(tmp_path / "n.png") == (3 * 260, 220)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["sample", "C1CC"], 1, "molcmim: 1 bad molecule"),
+        (["sample", "CCO", "--radius", "-1"], 1, "molcmim: scaled_radius must be at least 0"),
+        (["sample", "CCO", "-o", "x.txt"], 2, "known"),
+        (["sample", "CCO", "-o", "nowhere/x.csv"], 2, "no folder nowhere"),
+        (["decode", "codes.txt"], 1, "molcmim: codes.txt: cannot read embeddings from '.txt'"),
+        (["neighbours", "CCO", "nowhere.smi"], 1, "molcmim: .*No such file"),
+    ],
+)
+def test_commands_end_with_one_line_on_bad_input(folder, arguments, code, message):
+    done = run(*arguments, "--checkpoint", folder)
+    assert done.exit_code == code
+    assert message in done.stderr or pd.Series([done.stderr]).str.contains(message)[0]
