@@ -1,6 +1,6 @@
 """Embed the molecules of a CSV file and list the nearest neighbours of one of them.
 
-    python examples/01_neighbours.py --query aspirin
+python examples/01_neighbours.py --query aspirin
 """
 
 import argparse

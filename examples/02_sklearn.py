@@ -1,6 +1,6 @@
 """A solubility regressor in a scikit-learn pipeline, its hyperparameters chosen by cross-validation.
 
-    python examples/02_sklearn.py --data FOLDER_WITH_ESOL
+python examples/02_sklearn.py --data FOLDER_WITH_ESOL
 """
 
 import argparse

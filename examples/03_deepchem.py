@@ -1,6 +1,6 @@
 """A DeepChem regressor on molcmim embeddings, from a CSV file to a test score.
 
-    python examples/03_deepchem.py --csv delaney-processed.csv
+python examples/03_deepchem.py --csv delaney-processed.csv
 """
 
 import argparse

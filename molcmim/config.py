@@ -121,9 +121,7 @@ class MolCMIMConfig(PretrainedConfig):
         self.dropout = dropout
         self.posterior = posterior
         self.num_descriptors = num_descriptors
-        super().__init__(
-            pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs
-        )
+        super().__init__(pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs)
 
     @classmethod
     def named(cls, size: str, **overrides: Any) -> MolCMIMConfig:

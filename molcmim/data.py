@@ -145,9 +145,7 @@ class TokenStore:
              (m.num_molecules, len(m.descriptor_names)) if m.descriptor_names else None),
         ):  # fmt: skip
             if found != said:
-                raise ValueError(
-                    f"{self.path / name} has shape {found}, its manifest says {said}; prepare again"
-                )
+                raise ValueError(f"{self.path / name} has shape {found}, its manifest says {said}; prepare again")
 
     def __len__(self) -> int:
         """Molecules, not spellings."""

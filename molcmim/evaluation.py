@@ -50,9 +50,7 @@ def evaluate(
     ValueError
         If the store was prepared with another vocabulary.
     """
-    model, tokenizer = checkpoint.load(
-        name_or_path, device or ("cuda" if torch.cuda.is_available() else "cpu")
-    )
+    model, tokenizer = checkpoint.load(name_or_path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     held = TokenStore(store)
     if held.manifest.vocab_hash != model.config.vocab_hash:
         raise ValueError(

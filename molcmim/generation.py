@@ -179,7 +179,8 @@ def sample(
     if seed is None:
         seeds, mu = [""], np.zeros((1, space.dim), np.float32)
     else:
-        rows = as_rows(seed)
+        if not (rows := as_rows(seed)):
+            raise ValueError("seed holds no molecule; None draws from the prior")
         seeds, reasons, mu = space.encode(rows)
         good_rows(rows, reasons, "raise")
     # A stream for each seed: its codes depend neither on other seeds nor on how many are drawn at a time.
@@ -210,8 +211,8 @@ def sample(
     if seed is None:
         frame = frame.drop(columns="seed")
     else:
-        groups = frame.groupby("seed")["canonical"]
-        frame["similarity"] = np.concatenate([smiles.similarities(seeds[i], list(group)) for i, group in groups])
+        groups = [list(frame["canonical"][frame["seed"] == i]) for i in range(len(mu))]
+        frame["similarity"] = np.concatenate([smiles.similarities(*pair) for pair in zip(seeds, groups, strict=True)])
         frame["seed"] = [seeds[i] for i in frame["seed"]]
     valid_draws = drawn[drawn["valid"]]
     return _described(

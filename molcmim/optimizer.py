@@ -56,9 +56,7 @@ def build_optimizer(
 ) -> MuonAdamW:
     """Give Muon every weight matrix between hidden vectors, AdamW embeddings, output heads, norms and biases."""
     outer = (model.decoder.to_vocabulary, model.to_descriptors)
-    matrices = [
-        module.weight for module in model.modules() if isinstance(module, nn.Linear) and module not in outer
-    ]
+    matrices = [module.weight for module in model.modules() if isinstance(module, nn.Linear) and module not in outer]
     inner = {id(parameter) for parameter in matrices}
     others = [parameter for parameter in model.parameters() if id(parameter) not in inner]
     return MuonAdamW(matrices, others, lr, weight_decay, betas)

@@ -126,9 +126,7 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerF
     """
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        folders.find("tokenizers", name_or_path, "tokenizer.json")
-    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folders.find("tokenizers", name_or_path, "tokenizer.json"))
     Codec.of(tokenizer)
     return tokenizer
 
@@ -212,9 +210,7 @@ class Codec:
         for row, string in enumerate(strings):
             for character in string:
                 if character not in self.vocab:
-                    raise ValueError(
-                        f"row {row}: {string!r} holds {character!r}, for which there is no token"
-                    )
+                    raise ValueError(f"row {row}: {string!r} holds {character!r}, for which there is no token")
 
 
 @functools.lru_cache(maxsize=8)

@@ -20,9 +20,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def ordered_map(
-    work: Callable[[T], R], tasks: Iterable[T], workers: int | None = None
-) -> Iterator[tuple[T, R]]:
+def ordered_map(work: Callable[[T], R], tasks: Iterable[T], workers: int | None = None) -> Iterator[tuple[T, R]]:
     """Yield each task with its result, in order.
 
     Parameters

@@ -21,6 +21,7 @@ from molcmim import checkpoint, decoding, generation, smiles
 from molcmim.cli import app
 from molcmim.config import MolCMIMConfig
 from molcmim.featurizer import Featurizer
+from molcmim.files import read_embeddings
 from molcmim.generation import ShortOfMolecules, decode, interpolate, neighbours, reconstruct, sample, slerp
 from molcmim.model import MolCMIMModel
 from molcmim.smiles import MoleculeError, similarities
@@ -269,6 +270,15 @@ def test_a_budget_that_ends_is_said(model, decoded_codes):
     assert sum(map(len, decoded_codes)) == frame.attrs["draws"] == 30
 
 
+def test_nothing_fit_to_keep_is_an_empty_frame(model):
+    with pytest.warns(ShortOfMolecules, match="found 0 of 4 molecules in 8 draws"):
+        frame = sample(["CCO", "C"], 2, 1000.0, valid=True, max_draws=4, checkpoint=model)
+    assert list(frame) == ["seed", "draw", "smiles", "valid", "canonical", "log_prob", "error", "similarity"]
+    assert len(frame) == 0
+    assert frame.attrs["valid_draws"] == 0
+    assert len(reconstruct([], checkpoint=model)) == len(decode(np.zeros((0, 32)), checkpoint=model)) == 0
+
+
 def test_a_seed_is_drawn_around_in_the_same_way_beside_others(model):
     alone = sample("CCO", 6, checkpoint=model)
     beside = sample(["CCO", Chem.MolFromSmiles("c1ccccc1")], 6, checkpoint=model)
@@ -407,6 +417,7 @@ def test_selfies_of_any_symbols_can_be_read():
         (lambda model: sample("C1CC", checkpoint=model), "row 0: 'C1CC': unclosed ring"),
         (lambda model: sample(["CCO", "aspirin"], checkpoint=model), r"row\(s\) 1:"),
         (lambda model: sample("C" * 300, checkpoint=model), "302 tokens; the model reads 256 at most"),
+        (lambda model: sample([], checkpoint=model), "seed holds no molecule"),
         (lambda model: sample("CCO", 0, checkpoint=model), "n must be at least 1 and finite, got 0"),
         (
             lambda model: sample("CCO", 5, -0.1, checkpoint=model),
@@ -513,6 +524,19 @@ def test_commands_on_files(folder, tmp_path):
     assert pd.read_csv(tmp_path / "n.csv")["row"].tolist() == [0, 2]
     assert "3 rows, 1 of them bad and left out" in done.stderr
     assert png_size(tmp_path / "n.png") == (3 * 260, 220)
+
+
+def test_files_without_codes_are_refused(tmp_path):
+    for name, values in (("flat", np.zeros(3)), ("whole", np.zeros((2, 3), int)), ("text", np.array([["a"]]))):
+        np.save(tmp_path / f"{name}.npy", values)
+        with pytest.raises(ValueError, match=rf"{name}.npy: no embeddings, which have shape \(n, d\), but"):
+            read_embeddings(tmp_path / f"{name}.npy")
+    pd.DataFrame({"smiles": ["C"]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t.parquet: no Parquet file with a column 'embedding'"):
+        read_embeddings(tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").write_text("no Parquet")
+    with pytest.raises(ValueError, match=r"t.parquet: no Parquet file"):
+        read_embeddings(tmp_path / "t.parquet")
 
 
 @pytest.mark.parametrize(

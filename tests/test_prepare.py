@@ -36,11 +36,7 @@ BAD = ["C1CC", "nonsense", "C(C)(C)(C)(C)C"]
 
 
 def bytes_of(store):
-    return {
-        name: (store / name).read_bytes()
-        for name in (TOKENS, OFFSETS, DESCRIPTORS)
-        if (store / name).exists()
-    }
+    return {name: (store / name).read_bytes() for name in (TOKENS, OFFSETS, DESCRIPTORS) if (store / name).exists()}
 
 
 def spellings(store):
@@ -77,9 +73,7 @@ def write(path, rows):
 
 def test_what_is_stored(tmp_path):
     recipe = pp.StoreRecipe(spellings=2, descriptors=True)
-    manifest = pp.prepare(
-        [write(tmp_path / "a.smi", GOOD)], tmp_path / "s", recipe=recipe, workers=1, progress=False
-    )
+    manifest = pp.prepare([write(tmp_path / "a.smi", GOOD)], tmp_path / "s", recipe=recipe, workers=1, progress=False)
     store = TokenStore(tmp_path / "s")
     assert store.manifest == manifest == StoreManifest.load(tmp_path / "s")
     assert store.tokens.dtype == np.uint8
@@ -165,9 +159,7 @@ def test_every_row_is_stored_or_rejected(tmp_path, small_chunks):
     (too_long,) = [entry for entry in listed if entry["text"] == long]
     assert too_long["reason"] == "302 tokens, more than the 256 that max_length allows"
     assert all(entry["reason"] for entry in listed)
-    assert [s for (s,) in spellings(tmp_path / "s")] == [
-        Chem.CanonSmiles(r) for r in [*rows, "CC"] if r not in BAD
-    ]
+    assert [s for (s,) in spellings(tmp_path / "s")] == [Chem.CanonSmiles(r) for r in [*rows, "CC"] if r not in BAD]
 
 
 def test_joined_pairs(tmp_path, molecules, small_chunks):
@@ -208,9 +200,7 @@ def test_standardize(tmp_path):
 
 def test_selfies(tmp_path):
     source = write(tmp_path / "a.smi", [*GOOD, "CC*"])
-    manifest = pp.prepare(
-        [source], tmp_path / "s", "selfies", pp.StoreRecipe(spellings=1), workers=1, progress=False
-    )
+    manifest = pp.prepare([source], tmp_path / "s", "selfies", pp.StoreRecipe(spellings=1), workers=1, progress=False)
     assert manifest.notation == "selfies"
     for text, strings in zip(GOOD, spellings(tmp_path / "s"), strict=True):
         for string in strings:
@@ -241,9 +231,7 @@ def test_a_recipe_out_of_range(tmp_path, recipe):
 
 
 def children(pid):
-    listed = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False
-    )
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
     return [int(word) for word in listed.stdout.split()]
 
 

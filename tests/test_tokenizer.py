@@ -87,9 +87,7 @@ bracket = st.builds(
     st.sampled_from(["", "+", "-", "++", "--", "+3", "-15"]),
     st.sampled_from(["", ":1", ":999"]),
 )
-organic = st.sampled_from(
-    ["B", "C", "N", "O", "P", "S", "F", "Cl", "Br", "I", "b", "c", "n", "o", "p", "s", "*"]
-)
+organic = st.sampled_from(["B", "C", "N", "O", "P", "S", "F", "Cl", "Br", "I", "b", "c", "n", "o", "p", "s", "*"])
 bond = st.sampled_from(["", "-", "=", "#", "$", ":", "~", "/", "\\", "->", "<-", "."])
 ring = st.sampled_from(["", "1", "9", "%10", "%12", "%13", "%99", "%(7)", "%(100)", "%(99999)"])
 branch = st.sampled_from(["", "(", ")"])

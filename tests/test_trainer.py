@@ -177,7 +177,9 @@ def test_two_processes_train_as_one_with_the_whole_batch(stores, tmp_path, monke
     for name, weight in one.items():
         if "qkv.bias" not in name and "key_value.bias" not in name:  # the keys' gradient is 0 but for rounding
             torch.testing.assert_close(two[name], weight, atol=1e-5, rtol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
-    states = [torch.load(tmp_path / "two" / "checkpoint-4" / f"rng_state_{rank}.pth", weights_only=False) for rank in (0, 1)]
+    states = [
+        torch.load(tmp_path / "two" / "checkpoint-4" / f"rng_state_{rank}.pth", weights_only=False) for rank in (0, 1)
+    ]
     assert not torch.equal(states[0]["cpu"], states[1]["cpu"])
     assert checkpoint.read_record(tmp_path / "two" / "model")["training"]["world_size"] == 2
 
