@@ -19,7 +19,7 @@ FLOORS = (
     {"prepare", "recipe", "checkpoint", "optimizer", "decoding"},
     {"featurizer"},
     {"metrics", "bulk", "datasets", "loaded"},
-    {"trainer", "downstream", "report", "speed", "space"},
+    {"trainer", "downstream", "report", "speed", "space", "evaluation"},
     {"generation"},
     {"benchmark"},
     {"sklearn", "deepchem"},

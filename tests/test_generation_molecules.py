@@ -270,9 +270,11 @@ def test_a_budget_that_ends_is_said(model, decoded_codes):
     assert sum(map(len, decoded_codes)) == frame.attrs["draws"] == 30
 
 
-def test_nothing_fit_to_keep_is_an_empty_frame(model):
+def test_nothing_fit_to_keep_is_an_empty_frame(model, monkeypatch):
+    plain = Space.decode
+    monkeypatch.setattr(Space, "decode", lambda *given: plain(*given).assign(valid=False, canonical=None))
     with pytest.warns(ShortOfMolecules, match="found 0 of 4 molecules in 8 draws"):
-        frame = sample(["CCO", "C"], 2, 1000.0, valid=True, max_draws=4, checkpoint=model)
+        frame = sample(["CCO", "C"], 2, valid=True, max_draws=4, checkpoint=model)
     assert list(frame) == ["seed", "draw", "smiles", "valid", "canonical", "log_prob", "error", "similarity"]
     assert len(frame) == 0
     assert frame.attrs["valid_draws"] == 0
