@@ -1,6 +1,6 @@
 """Perceiver encoder: a molecule's tokens -> K latent vectors. Knows nothing of posteriors.
 
-Shapes: b batch, t tokens, k latents, d width, l layers, h heads.
+Shapes: b batch, t tokens, k latents, d width, h heads, e width of a head.
 """
 
 from __future__ import annotations
@@ -10,11 +10,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from molcmim.config import MolCMIMConfig
-from molcmim.layers import Block, attend, split_heads
+from molcmim.layers import Block, attend
 
 
 class Read(nn.Module):
-    """Cross-attention of the latents to keys and values that were projected for all layers at once."""
+    """Multi-head cross-attention of the latents to the tokens, its key and value maps folded into the latents.
+
+    A score q . (W_k x) is (W_k' q) . x, and a mean of W_v x is W_v times the mean of x: so K queries a head are mapped
+    instead of all tokens, which costs K h instead of d products a token. A key's bias moves all scores of a query
+    alike, which the softmax does not see.
+    """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -27,21 +32,25 @@ class Read(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "b k d"],
-        key: Float[Tensor, "b h t e"],
-        value: Float[Tensor, "b h t e"],
+        tokens: Float[Tensor, "b t d"],
         mask: Bool[Tensor, "b 1 1 t"],
+        key: Float[Tensor, "h e d"],
+        value: Float[Tensor, "h e d"],
+        value_bias: Float[Tensor, "h e"],
     ) -> Float[Tensor, "b k d"]:
         """Add to each latent what it reads from the tokens."""
-        query = split_heads(self.query(self.norm(x)), self.heads)
-        return x + self.dropout(self.out(attend(query, key, value, mask)))
+        query = self.query(self.norm(x)).unflatten(-1, (self.heads, -1))
+        query = torch.einsum("bkhe,hed->bkhd", query, key).flatten(1, 2)[:, None]
+        seen = attend(query, tokens[:, None], tokens[:, None], mask, scale=key.shape[1] ** -0.5)
+        read = torch.einsum("bkhd,hed->bkhe", seen.unflatten(1, (-1, self.heads)), value) + value_bias
+        return x + self.dropout(self.out(read.flatten(2)))
 
 
 class Encoder(nn.Module):
     """Perceiver encoder (Jaegle et al., arXiv 2103.03206) as MolMIM uses it (arXiv 2208.09016).
 
     K learned latent vectors read the tokens by cross-attention and then attend to each other, once a layer. The
-    tokens themselves are never transformed between layers, so the keys and values of all layers are one matrix
-    product, and the cost grows linearly with the length of the molecule.
+    tokens themselves are not transformed between layers, so the cost grows linearly with the length of the molecule.
     """
 
     def __init__(self, config: MolCMIMConfig) -> None:
@@ -73,11 +82,11 @@ class Encoder(nn.Module):
         if self.stem is not None:
             x = self.stem(x, mask)
         x = self.dropout(self.norm(x))
-        # (b t (l 2 h e)) -> (l 2 b h t e)
-        key_value = self.key_value(x).unflatten(-1, (len(self.reads), 2, self.heads, -1)).permute(2, 3, 0, 4, 1, 5)
+        heads = (len(self.reads), 2, self.heads, -1)  # layer, key or value, head
+        weights, biases = self.key_value.weight.unflatten(0, heads), self.key_value.bias.unflatten(0, heads)
         latents = self.latents.expand(len(x), -1, -1)
-        for read, block, (key, value) in zip(self.reads, self.blocks, key_value, strict=True):
-            latents = block(read(latents, key, value, mask[:, None, None, :]))
+        for read, block, (key, value), (_, bias) in zip(self.reads, self.blocks, weights, biases, strict=True):
+            latents = block(read(latents, x, mask[:, None, None, :], key, value, bias))
         return self.final_norm(latents)
 
 

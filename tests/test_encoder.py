@@ -1,4 +1,4 @@
-"""The encoder: what padding and batch mates must not do, and its fused projection against one by one."""
+"""The encoder: what padding and batch mates must not do, and its folded reading against keys and values spelled out."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_token_order_matters():
     assert not torch.allclose(encoder(torch.tensor([[1, 50, 60, 2]])), encoder(torch.tensor([[1, 60, 50, 2]])))
 
 
-def test_fused_projection_equals_one_for_each_layer(encoder, ids):
+def test_folded_reading_equals_keys_and_values_of_every_token(encoder, ids):
     """The forward pass once more, with a key and a value matrix of its own for each layer and head."""
     tokens, mask = ids["input_ids"][:6], ids["attention_mask"][:6].bool()
     d, heads = 64, encoder.heads
