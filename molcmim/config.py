@@ -121,7 +121,12 @@ class MolCMIMConfig(PretrainedConfig):
         self.dropout = dropout
         self.posterior = posterior
         self.num_descriptors = num_descriptors
-        super().__init__(pad_token_id=pad_token_id, bos_token_id=bos_token_id, eos_token_id=eos_token_id, **kwargs)
+        tokens: dict[str, Any] = {
+            "pad_token_id": pad_token_id,
+            "bos_token_id": bos_token_id,
+            "eos_token_id": eos_token_id,
+        }
+        super().__init__(**tokens, **kwargs)
 
     @classmethod
     def named(cls, size: str, **overrides: Any) -> MolCMIMConfig:

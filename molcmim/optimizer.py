@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Muon
 
 from molcmim.model import MolCMIMModel
@@ -20,7 +20,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     Parameters
     ----------
-    matrices, others : list of Parameter
+    matrices, others : list of Tensor
         What Muon and what AdamW update; weight decay applies to `matrices` only.
     lr, weight_decay : float
         Of both.
@@ -30,8 +30,8 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def __init__(
         self,
-        matrices: list[nn.Parameter],
-        others: list[nn.Parameter],
+        matrices: list[Tensor],
+        others: list[Tensor],
         lr: float,
         weight_decay: float,
         betas: tuple[float, float],
@@ -56,7 +56,9 @@ def build_optimizer(
 ) -> MuonAdamW:
     """Give Muon every weight matrix between hidden vectors, AdamW embeddings, output heads, norms and biases."""
     outer = (model.decoder.to_vocabulary, model.to_descriptors)
-    matrices = [module.weight for module in model.modules() if isinstance(module, nn.Linear) and module not in outer]
+    matrices: list[Tensor] = [
+        module.weight for module in model.modules() if isinstance(module, nn.Linear) and module not in outer
+    ]
     inner = {id(parameter) for parameter in matrices}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in inner]
+    others: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in inner]
     return MuonAdamW(matrices, others, lr, weight_decay, betas)
