@@ -6,7 +6,7 @@ python examples/03_deepchem.py --csv delaney-processed.csv
 import argparse
 
 import deepchem as dc
-from sklearn.linear_model import RidgeCV
+from sklearn.svm import SVR
 
 from molcmim.deepchem import MolCMIMFeaturizer
 
@@ -23,6 +23,6 @@ loader = dc.data.CSVLoader(
 train, valid, test = dc.splits.ScaffoldSplitter().train_valid_test_split(loader.create_dataset(arguments.csv))
 normalize = dc.trans.NormalizationTransformer(transform_X=True, dataset=train)
 train, test = normalize.transform(train), normalize.transform(test)
-model = dc.models.SklearnModel(RidgeCV(alphas=[1, 10, 100, 1000]))
+model = dc.models.SklearnModel(SVR(C=10, epsilon=0.05))
 model.fit(train)
 print(model.evaluate(test, [dc.metrics.Metric(dc.metrics.rms_score)]))

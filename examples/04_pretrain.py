@@ -19,9 +19,10 @@ parser.add_argument("--output", type=Path, required=True, help="folder of the ru
 parser.add_argument("--steps", type=int, default=100)
 arguments = parser.parse_args()
 
-store = arguments.output / "store"
-if not store.exists():
-    prepare([arguments.molecules], store, recipe=StoreRecipe(spellings=4))
-recipe = Recipe.load("tiny", steps=arguments.steps, batch_size=32, evaluate_molecules=32)
-checkpoint = pretrain(store, store, arguments.output / "run", recipe)
-print(Featurizer.from_pretrained(checkpoint).featurize(["CCO", "OCC"]).round(2))
+if __name__ == "__main__":  # worker processes read this file again
+    store = arguments.output / "store"
+    if not store.exists():
+        prepare([arguments.molecules], store, recipe=StoreRecipe(spellings=4))
+    recipe = Recipe.load("tiny", steps=arguments.steps, batch_size=32, evaluate_molecules=32)
+    checkpoint = pretrain(store, store, arguments.output / "run", recipe)
+    print(Featurizer.from_pretrained(checkpoint).featurize(["CCO", "OCC"]).round(2))

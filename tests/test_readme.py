@@ -35,7 +35,8 @@ def test_python_blocks_run_in_order(workplace: Path) -> None:
     program = "\n".join(code for language, code in BLOCKS if language == "python")
     printed = run([sys.executable, "-c", program], workplace)
     assert "float32" in printed
-    assert "rows 1, 2" in printed
+    assert "row 1: 'C1CC'" in printed
+    assert "row 2: None" in printed
 
 
 def test_shell_blocks_run_in_order(workplace: Path) -> None:
@@ -65,11 +66,12 @@ def test_sklearn_example_beats_the_mean(workplace: Path, shared_data: Path) -> N
 def test_deepchem_example_beats_the_mean(workplace: Path, shared_data: Path) -> None:
     csv = shared_data / "moleculenet" / "deepchem" / "delaney-processed.csv"
     printed = run([sys.executable, "examples/03_deepchem.py", "--csv", str(csv)], workplace)
-    assert float(re.search(r"rms_score': (?:np\.float64\()?([\d.]+)", printed)[1]) < 1.0  # 1 is the train set's sd
+    rmse = float(re.search(r"rms_score': (?:np\.float64\()?([\d.]+)", printed)[1])
+    assert rmse < 1.6  # the train set's mean has 2.315
 
 
 def test_pretrain_example_makes_a_checkpoint_and_goes_on(workplace: Path) -> None:
-    command = [sys.executable, "examples/04_pretrain.py", "--output", "out", "--steps", "12"]
+    command = [sys.executable, "examples/04_pretrain.py", "--output", "out", "--steps", "40"]
     run(command, workplace)
     assert (workplace / "out" / "run" / "model" / "model.safetensors").exists()
 
