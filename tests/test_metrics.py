@@ -125,8 +125,7 @@ def test_training_flops_are_the_matrix_products_counted_by_hand(stem):
         "tiny", vocab_size=v, memory_tokens=m, decoder_layers=c, stem_kernel=stem, num_descriptors=p
     )
     block = 12 * d * d  # qkv, out, up, down; times 2 and the positions
-    encoder = 2 * t * d * 2 * e * d  # all keys and values
-    encoder += e * (2 * k * 2 * d * d + 2 * 2 * k * t * d)  # query and out; scores and their sum
+    encoder = e * (2 * k * 4 * d * d + 2 * 2 * 4 * k * t * d)  # query, key, value, out; 4 heads' scores and sums
     encoder += e * (2 * k * block + 2 * 2 * k * k * d)
     if stem:
         encoder += 2 * t * d * stem + 2 * t * 2 * 2 * d * d
