@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -75,13 +75,6 @@ def test_loss_decreases_and_the_log_has_all_parts(run):
     assert log["learning_rate"].iloc[0] < log["learning_rate"].max() > log["learning_rate"].iloc[-1]
 
 
-def test_every_log_line_and_evaluation_is_made_once(run):
-    history = json.loads((newest_whole_checkpoint(run) / "trainer_state.json").read_text())["log_history"]
-    for name in ("loss", "eval_token_accuracy"):
-        steps = [entry["step"] for entry in history if name in entry]
-        assert steps == sorted(set(steps))
-
-
 def test_the_result_is_a_whole_checkpoint_without_pickles(run, stores):
     assert not [path for path in (run / "model").iterdir() if path.suffix not in {".json", ".safetensors"}]
     assert (run / "curves.png").stat().st_size > 10_000
@@ -121,7 +114,9 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(run, stores, tmp_pat
     assert (output / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
     lines = done.stdout.splitlines()
     assert lines[-1] == str(output / "model")
-    assert all(line.startswith("step ") and " of 40 | " in line for line in lines[:-1])
+    said = [re.fullmatch(r"step (\d+) of 40 \| (loss|held out).*", line).groups() for line in lines[:-1]]
+    assert said[-2:] == [("40", "loss"), ("40", "held out")]
+    assert len(set(said)) == len(said)  # nothing is measured twice
     assert "Warning" not in done.stderr
 
 
