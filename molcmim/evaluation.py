@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from molcmim import checkpoint
 from molcmim.data import TokenStore
+from molcmim.files import atomic_path
 from molcmim.metrics import held_out, held_out_batches, token_characters
 
 
@@ -44,6 +45,7 @@ def evaluate(
     -------
     dict
         The fields of :class:`molcmim.metrics.HeldOut`, with the number of molecules and hashes of both sides.
+        Descriptors are standardised by the store's own mean and standard deviation.
 
     Raises
     ------
@@ -70,6 +72,5 @@ def evaluate(
 
 def write_report(report: dict[str, Any], path: Path) -> None:
     """Write a report as JSON, by way of a temporary file."""
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,57 @@
+"""Evaluating a checkpoint: the same numbers as by hand, molecule by molecule; a foreign vocabulary is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from molcmim import generation
+from molcmim.cli import app
+from molcmim.evaluation import evaluate
+from molcmim.prepare import prepare
+from molcmim.smiles import canonicalize
+from molcmim.tokenizer import encode, load_tokenizer
+
+MOLECULES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "Cn1c(=O)c2c(ncn2C)n(C)c1=O", "C1CCCCC1", "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
+             "[Na+].CC(=O)[O-]", "O=C(O)c1ccc(Br)cc1[N+](=O)[O-]"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluation")
+    (folder / "molecules.smi").write_text("\n".join(MOLECULES) + "\n")
+    for notation in ("smiles", "selfies"):
+        prepare([folder / "molecules.smi"], folder / notation, notation, workers=1, progress=False)
+    return folder / "smiles"
+
+
+def test_equals_reconstruction_one_by_one(store: Path) -> None:
+    report = evaluate("molcmim-small", store, progress=False)
+    one_by_one = [generation.reconstruct([smiles])["smiles"][0] for smiles in MOLECULES]
+    canonical, _ = canonicalize(MOLECULES)
+    assert report["molecules"] == len(MOLECULES)
+    exact = [there == back for there, back in zip(canonical, one_by_one, strict=True)]
+    assert report["exact_reconstruction"] == pytest.approx(np.mean(exact))
+    assert 0 < report["exact_reconstruction"] <= 1
+    # The two likelihoods are one sum, over the predicted tokens and over the characters that they spell.
+    _, offsets = encode(load_tokenizer("smiles"), canonical)
+    tokens, characters = offsets[-1] - len(MOLECULES), len("".join(canonical))
+    nats = report["nats_per_token"] * tokens
+    assert nats == pytest.approx(report["bits_per_character"] * characters * np.log(2))
+
+
+def test_command_writes_what_it_prints(store: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["evaluate", "molcmim-small", str(store), "-o", str(tmp_path / "report.json")])
+    assert done.exit_code == 0, done.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report == json.loads(done.stdout[done.stdout.index("{") :])
+    assert len(report["weights_sha256"]) == 64
+
+
+def test_foreign_vocabulary_is_refused(store: Path) -> None:
+    with pytest.raises(ValueError, match="tokenizer 'selfies'"):
+        evaluate("molcmim-small", store.with_name("selfies"), progress=False)
