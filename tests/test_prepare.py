@@ -265,7 +265,7 @@ def test_a_killed_preparation_leaves_no_store_and_no_process(tmp_path, molecules
         time.sleep(0.05)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads ru_maxrss in kilobytes")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from /proc")
 def test_memory_does_not_grow_with_the_input(tmp_path):
     def peak(rows):
         with open(tmp_path / f"{rows}.smi", "w") as file:
