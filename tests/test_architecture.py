@@ -13,7 +13,7 @@ import pytest
 
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
-    {"config", "files", "folders", "layers", "latent", "progress", "smiles", "workers"},
+    {"config", "contrastive", "files", "folders", "layers", "latent", "progress", "smiles", "workers"},
     {"tokenizer", "objectives", "encoder", "decoder", "curves", "plots", "drawing"},
     {"data", "model", "reading"},
     {"prepare", "recipe", "checkpoint", "optimizer", "decoding"},

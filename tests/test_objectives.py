@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal
 
+from molcmim.contrastive import Views
 from molcmim.latent import Posterior
 from molcmim.objectives import OBJECTIVES, Sample, Settings, a_mim, c_mim, log_p_descriptors, log_p_match
 
@@ -221,12 +223,113 @@ def test_descriptors_are_a_unit_gaussian():
     assert log_p_descriptors(predicted.bfloat16(), true).dtype == torch.float32
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_cmim_sum_is_a_mim_and_the_sum_over_negatives(reduction):
+    s, choices = sample(), Settings(0.3, reduction)
+    parts = OBJECTIVES["cmim-sum"](s, choices)
+    torch.testing.assert_close(parts.pop("log_p_match"), by_double_loop(s.z, 0.3, "sum"), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(parts, a_mim(s, choices))
+
+
+def test_an_autoencoder_is_its_reconstruction():
+    s = sample()
+    torch.testing.assert_close(OBJECTIVES["ae"](s, Settings(reduction="sum")), {"log_px": s.log_px})
+    torch.testing.assert_close(OBJECTIVES["ae"](s, Settings()), {"log_px": s.log_px / s.num_tokens})
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
+def test_vae_is_its_closed_form(beta):
+    s = sample()
+    q = Independent(Normal(s.posterior.mu, (0.5 * s.posterior.logvar).exp()), 1)
+    prior = Independent(Normal(torch.zeros(5), torch.ones(5)), 1)
+    kl = torch.distributions.kl_divergence(q, prior)
+    parts = OBJECTIVES["vae"](s, Settings(reduction="sum", beta=beta))
+    torch.testing.assert_close(parts, {"log_px": s.log_px, "minus_kl": -beta * kl})
+    mean = OBJECTIVES["vae"](s, Settings(beta=beta))
+    torch.testing.assert_close(mean, {"log_px": s.log_px / s.num_tokens, "minus_kl": -beta * kl / 5})
+
+
+def test_cvae_is_vae_and_the_matching_term():
+    s = sample()
+    for positive in ("z", "mu"):
+        choices = Settings(0.3, "sum", positive, beta=0.5)
+        parts = OBJECTIVES["cvae"](s, choices)
+        mu = s.posterior.mu if positive == "mu" else None
+        matches = by_double_loop(s.z, 0.3, mu=mu)
+        torch.testing.assert_close(parts.pop("log_p_match"), matches, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(parts, OBJECTIVES["vae"](s, choices))
+
+
+def views(b=7, d=5, **changes):
+    fields = {
+        "first": codes(b, d, 5),
+        "second": codes(b, d, 6),
+        "target_first": codes(b, d, 7),
+        "target_second": codes(b, d, 8),
+        "second_moment": codes(b, d, 9).T @ codes(b, d, 9) / b,
+    }
+    return Views(**{**fields, **changes})
+
+
+def test_infonce_x_is_infonce_with_a_decoder():
+    s = sample(views=views())
+    parts = OBJECTIVES["infonce-x"](s, Settings(0.3))
+    torch.testing.assert_close(parts.pop("log_px"), s.log_px / s.num_tokens)
+    torch.testing.assert_close(parts, OBJECTIVES["infonce"](s, Settings(0.3)))
+
+
+@pytest.mark.parametrize("b", [1, 2, 7])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_is_finite_one_number_a_molecule_and_differentiable(name):
-    s = sample(z=codes(seed=5).requires_grad_())
+def test_every_objective_is_finite_one_number_a_molecule_and_differentiable(name, b):
+    mu, logvar = codes(b, seed=5).requires_grad_(), torch.full((b, 5), -1.0, requires_grad=True)
+    posterior = Posterior(mu, logvar)
+    s = sample(b, posterior=posterior, z=posterior.rsample(codes(b)), views=views(b, first=mu))
+    s = dataclasses.replace(s, log_px=s.log_px - s.z.square().sum(1))
     parts = OBJECTIVES[name](s, Settings())
-    assert all(part.shape == (7,) and part.isfinite().all() for part in parts.values())
-    assert torch.autograd.grad(sum(parts.values()).sum(), s.z)[0].abs().sum() > 0
+    assert all(part.shape == (b,) and part.isfinite().all() for part in parts.values())
+    total = sum(parts.values()).sum()
+    (gradient,) = torch.autograd.grad(total, mu)
+    assert gradient.isfinite().all()
+    still = {"infonce", "barlow-twins"} if b == 1 else set()  # with nothing to compare with
+    assert (gradient.abs().sum() > 0) == (name not in still)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_objective_is_float32_under_autocast(name):
+    s = sample(33, 16, views=views(33, 16))
+    expected = OBJECTIVES[name](s, Settings(0.1))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = OBJECTIVES[name](s, Settings(0.1))
+    torch.testing.assert_close(found, expected, atol=0, rtol=0)
+    half = dataclasses.replace(s, log_px=s.log_px.bfloat16(), z=s.z.bfloat16())
+    assert {part.dtype for part in OBJECTIVES[name](half, Settings()).values()} == {torch.float32}
+
+
+def test_the_registry_says_what_each_needs():
+    assert set(OBJECTIVES) == {
+        "mim", "cmim", "cmim-sum", "ae", "vae", "cvae",
+        "infonce", "infonce-x", "spectral", "minc", "vicreg", "barlow-twins",
+    }  # fmt: skip
+    full = sample(views=views())
+    for objective in OBJECTIVES.values():
+        without_decoder = dataclasses.replace(full, log_px=None, num_tokens=None)
+        if objective.decoder:
+            with pytest.raises(ValueError, match="needs log_px and num_tokens: run the decoder"):
+                objective(without_decoder, Settings())
+        else:
+            objective(without_decoder, Settings())
+        one_view = dataclasses.replace(full, views=None)
+        if objective.views == 2:
+            with pytest.raises(ValueError, match="compares two views of each molecule"):
+                objective(one_view, Settings())
+        else:
+            objective(one_view, Settings())
+        no_average = dataclasses.replace(full, views=views(target_first=None))
+        if objective.moving_average:
+            with pytest.raises(ValueError, match="minc needs target_first, target_second and second_moment"):
+                objective(no_average, Settings())
+        else:
+            objective(no_average, Settings())
 
 
 @pytest.mark.parametrize(
@@ -236,6 +339,8 @@ def test_every_objective_is_finite_one_number_a_molecule_and_differentiable(name
         ({"temperature": math.nan}, "temperature must be above 0, got nan"),
         ({"reduction": "max"}, "reduction must be 'mean' or 'sum', got 'max'"),
         ({"positive": "x"}, "positive must be 'z' or 'mu', got 'x'"),
+        ({"beta": -1.0}, "beta must be at least 0 and finite, got -1.0"),
+        ({"beta": math.nan}, "beta must be at least 0 and finite, got nan"),
     ],
 )
 def test_bad_settings_are_refused(choices, message):
