@@ -13,20 +13,21 @@ import pytest
 
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
-    {"config", "contrastive", "files", "folders", "layers", "latent", "progress", "smiles", "workers"},
-    {"tokenizer", "objectives", "encoder", "decoder", "curves", "plots", "drawing"},
-    {"data", "model", "reading"},
-    {"prepare", "recipe", "checkpoint", "optimizer", "decoding"},
+    {"config", "contrastive", "files", "folders", "layers", "latent", "progress", "search", "smiles", "workers"},
+    {"tokenizer", "objectives", "encoder", "decoder", "curves", "plots", "drawing", "properties"},
+    {"data", "generation_plots", "model", "oracles", "reading"},
+    {"prepare", "recipe", "checkpoint", "optimizer", "moving_average", "decoding"},
     {"featurizer"},
     {"metrics", "bulk", "datasets", "loaded"},
-    {"trainer", "downstream", "report", "speed", "space", "evaluation"},
-    {"generation"},
-    {"benchmark"},
+    {"trainer", "downstream", "speed", "space", "evaluation"},
+    {"merit", "optimization"},
+    {"generation", "predictors", "report"},
+    {"benchmark", "benchmark_generation"},
     {"sklearn", "deepchem"},
     {"cli_generation"},
     {"cli"},
 )
-DOORS = {"rdkit": {"smiles", "drawing"}, "deepchem": {"deepchem"}}
+DOORS = {"rdkit": {"smiles", "drawing", "properties"}, "deepchem": {"deepchem", "predictors"}}
 # Pretraining runs where RDKit and DeepChem are not installed; these import all that it needs.
 TRAINING = ("checkpoint", "trainer")
 
