@@ -24,6 +24,9 @@ from molcmim.model import MolCMIMModel
 
 TOKENS_PER_BATCH = {"cpu": 65_536, "cuda": 1_048_576}
 """Budget of a batch, every sequence taken at the model's full length."""
+USUAL_LENGTH = 96
+"""Tokens that nearly every molecule ends within. A batch takes as long as its longest sequence, and one that never ends
+would make all others wait: greedy ones that have not ended there are begun again, together, at full length."""
 
 
 class LatentDecoder(PreTrainedModel, GenerationMixin):
@@ -188,13 +191,29 @@ def decode_batches(
     rng = rng or np.random.default_rng()
     tokens = model.config.max_position_embeddings * settings.get("num_beams", 1)
     rows = max(1, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]) // tokens)
+    short = USUAL_LENGTH if not search and model.config.max_position_embeddings > USUAL_LENGTH else None
     for first in range(0, len(z), rows):
         codes = torch.from_numpy(z[first : first + rows]).to(device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(rng.integers(2**63)))
-            ids, steps = _generate(model, codes, None, settings)
-        if steps is None:
-            log_px = log_probability(model, ids, codes)
-        else:
-            log_px = _sum_of_log_p(torch.stack(steps, dim=2), ids, model.config.pad_token_id)
-        yield Decoded(ids, log_px, (ids == model.config.eos_token_id).any(1))
+            found = _decode(model, codes, short, settings)
+            late = ~found.finished
+            if short and late.any():
+                whole = _decode(model, codes[late], None, settings)
+                pad = max(0, whole.ids.shape[1] - found.ids.shape[1])
+                ids = F.pad(found.ids, (0, pad), value=model.config.pad_token_id)
+                ids[late, : whole.ids.shape[1]] = whole.ids
+                found.log_px[late], found.finished[late] = whole.log_px, whole.finished
+                found = found._replace(ids=ids)
+        yield found
+
+
+def _decode(
+    model: MolCMIMModel, codes: Float[Tensor, "b z"], max_length: int | None, settings: dict[str, Any]
+) -> Decoded:
+    ids, steps = _generate(model, codes, max_length, settings)
+    if steps is None:
+        log_px = log_probability(model, ids, codes)
+    else:
+        log_px = _sum_of_log_p(torch.stack(steps, dim=2), ids, model.config.pad_token_id)
+    return Decoded(ids, log_px, (ids == model.config.eos_token_id).any(1))

@@ -1,4 +1,4 @@
-"""Molecules out of the latent space: decode, reconstruct, sample, interpolate, neighbours. Knows no files.
+"""Molecules out of the latent space: decode, reconstruct, sample, interpolate, neighbours; optimize. Knows no files.
 
 Each function returns a frame with a row per decoded string, as it was decoded: nothing is repaired or left out in
 silence. Its columns:
@@ -35,7 +35,20 @@ from jaxtyping import Float
 
 from molcmim import smiles
 from molcmim.featurizer import as_rows
+from molcmim.optimization import best, optimize
 from molcmim.space import Checkpoint, Device, Space, aligned, good_rows
+
+__all__ = [
+    "ShortOfMolecules",
+    "best",
+    "decode",
+    "interpolate",
+    "neighbours",
+    "optimize",
+    "reconstruct",
+    "sample",
+    "slerp",
+]
 
 PATHS = ("linear", "spherical")
 DRAWS_PER_MOLECULE = 20

@@ -1,0 +1,317 @@
+"""Optimisation: budgets, constraint, cache, log and resumption, on a decoder of chains without a network.
+
+What the searches are worth is for tests/test_search.py, and on real weights for `molcmim benchmark generation`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import chains
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from pandas.testing import assert_frame_equal
+from typer.testing import CliRunner
+
+from molcmim import optimization
+from molcmim.cli import app
+from molcmim.generation import best, optimize
+from molcmim.search import METHODS
+from molcmim.smiles import MoleculeError, similarities
+from molcmim.space import Space
+
+SEEDS = ["CCNCCOCC", "CCCCCCCCCC", "CNCCNCCN"]
+
+
+@pytest.fixture(autouse=True)
+def decoded(monkeypatch):
+    """Decode by chains; return the codes, generation by generation."""
+    calls = []
+
+    def decode(space, z, *rest):
+        calls.append(z)
+        return chains.decode(space, z, *rest)
+
+    monkeypatch.setattr(Space, "decode", decode)
+    return calls
+
+
+@pytest.fixture
+def run(tiny_checkpoint):
+    def run(seeds=SEEDS, oracle=chains.oxygens, **options):
+        return optimize(seeds, oracle, **{"calls": 40, "checkpoint": tiny_checkpoint, **options})
+
+    return run
+
+
+class Counted:
+    """An oracle that remembers what it was asked."""
+
+    def __init__(self):
+        self.asked, self.batches = [], 0
+
+    def __call__(self, molecules):
+        self.asked += molecules
+        self.batches += 1
+        return chains.oxygens(molecules)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_molecule_is_scored_twice_and_budgets_hold(run, method, decoded) -> None:
+    oracle = Counted()
+    frame = run(oracle=oracle, method=method)
+    assert len(oracle.asked) == len(set(oracle.asked)) == frame.attrs["scored"]
+    assert set(oracle.asked) == set(frame["canonical"])
+    assert oracle.batches == 1 + len(decoded)  # the seeds, then once a generation, for all seeds together
+    for _, own in frame.groupby("seed"):
+        assert own["canonical"].is_unique
+        assert list(own["call"]) == list(range(1, len(own) + 1))
+        assert len(own) == 40
+        assert own["canonical"].iloc[0] == own["seed"].iloc[0]
+        assert own["similarity"].iloc[0] == 1
+    assert list(frame["score"]) == chains.oxygens(list(frame["canonical"]))
+    assert (frame["best"] == frame.groupby("seed")["score"].cummax()).all()
+    assert list(frame["seed"].unique()) == SEEDS
+    cost = frame.attrs
+    assert cost["draws"] == sum(map(len, decoded))
+    assert cost["invalid"] == sum(chains.chain(code) == chains.BROKEN for z in decoded for code in z) > 0
+    assert cost["draws"] == cost["invalid"] + cost["dissimilar"] + cost["repeated"] + len(frame) - len(SEEDS)
+
+
+def test_a_search_finds_better_molecules(run) -> None:
+    frame = run(calls=400, radius=0.3)
+    found = best(frame)
+    assert (found["gain"] >= 4).all()
+    assert list(found["seed"]) == SEEDS
+    random = best(run(calls=400, radius=0.3, method="best-of-n"))
+    assert found["score"].sum() > random["score"].sum()
+
+
+def test_similarity_is_a_constraint_that_costs_no_call(run) -> None:
+    oracle = Counted()
+    frame = run(oracle=oracle, min_similarity=0.3, max_draws=400)
+    assert frame.attrs["dissimilar"] > 0
+    assert (frame["similarity"] >= 0.3).all()
+    for seed, own in frame.groupby("seed"):
+        np.testing.assert_array_equal(own["similarity"], similarities(seed, list(own["canonical"])))
+    assert set(oracle.asked) == set(frame["canonical"])
+
+
+def test_draws_are_bounded_and_a_target_ends_a_search(run, decoded) -> None:
+    frame = run("CCCCC", lambda molecules: [0.0] * len(molecules), calls=10_000, max_draws=100, codes=10)
+    assert frame.attrs["draws"] == sum(map(len, decoded)) == 100
+    decoded.clear()
+    frame = run(calls=10_000, target=3.0, radius=0.8)
+    reached = frame[frame["score"] >= 3].groupby("seed")["call"].min()
+    assert len(reached) == 3
+    assert (frame.groupby("seed")["call"].max() - reached < 24).all()  # within the generation that reached it
+
+
+def test_the_same_arguments_give_the_same_frame(run) -> None:
+    first, again, other = run(random_state=1), run(random_state=1), run(random_state=2)
+    assert_frame_equal(first, again)
+    assert first.attrs == again.attrs
+    assert list(first["canonical"]) != list(other["canonical"])
+
+
+def test_seeds_do_not_meddle_with_each_other(run) -> None:
+    alone, beside = run(SEEDS[:1]), run(SEEDS)
+    assert_frame_equal(beside[beside["seed"] == SEEDS[0]].reset_index(drop=True), alone)
+
+
+def test_what_fails_has_its_reason_in_its_row(run) -> None:
+    def oracle(molecules):
+        if any("N" in molecule for molecule in molecules):
+            raise KeyError("N")
+        return [math.nan if "O" in molecule else len(molecule) for molecule in molecules]
+
+    frame = run(oracle=oracle)
+    failed = frame["canonical"].str.contains("[NO]")
+    assert 0 < failed.sum() < len(frame)
+    assert (frame["score"].isna() == failed).all()
+    assert (frame["error"].notna() == failed).all()
+    assert frame.loc[frame["canonical"].str.contains("N"), "error"].eq("oracle score: KeyError: 'N'").all()
+    assert (best(frame, 3)["score"].notna()).all()
+
+
+def test_several_objectives_have_their_columns(run) -> None:
+    frame = run(oracle={"oxygens": chains.oxygens, "logp": "logp"}, weights={"logp": -0.5})
+    np.testing.assert_allclose(frame["score"], frame["oxygens"] - 0.5 * frame["logp"])
+    assert list(frame)[6:10] == ["similarity", "score", "oxygens", "logp"]
+
+
+def test_best_picks_the_highest_of_each_seed(run) -> None:
+    frame = run()
+    found = best(frame, 3)
+    assert list(found["seed"]) == [seed for seed in SEEDS for _ in range(3)]
+    for seed, own in found.groupby("seed"):
+        scores = frame[frame["seed"] == seed]["score"]
+        assert list(own["score"]) == sorted(scores, reverse=True)[:3]
+        np.testing.assert_array_equal(own["gain"], own["score"] - scores.iloc[0])
+
+
+def test_every_code_is_in_the_log_and_a_second_call_reads_it(run, tmp_path, decoded) -> None:
+    path = tmp_path / "log.parquet"
+    frame = run(log=path)
+    log = pq.read_table(path).to_pandas()
+    assert len(log) == frame.attrs["draws"] + len(SEEDS)
+    assert list(log[log["generation"] > 0]["smiles"]) == [chains.chain(code) for z in decoded for code in z]
+    assert log["call"].notna().sum() == len(frame)
+    decoded.clear()
+    oracle = Counted()
+    again = run(oracle=oracle, log=path)
+    assert not decoded
+    assert not oracle.asked
+    assert_frame_equal(again, frame)
+    assert again.attrs == frame.attrs
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = {path!r}
+import chains
+from molcmim import optimization
+from molcmim.space import Space
+Space.decode = chains.decode
+optimization.SAVE_EVERY = 0
+asked = 0
+def oracle(molecules):
+    global asked
+    asked += len(molecules)
+    if asked > 70:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return chains.oxygens(molecules)
+optimization.optimize({seeds!r}, oracle, calls=40, checkpoint={checkpoint!r}, log={log!r})
+"""
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(run, tmp_path, tiny_checkpoint) -> None:
+    log = tmp_path / "log.parquet"
+    path = [str(Path(chains.__file__).parent), *filter(None, sys.path)]
+    program = KILLED.format(path=path, seeds=SEEDS, checkpoint=str(tiny_checkpoint), log=str(log))
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=dict(os.environ))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    known = set(pq.read_table(log).to_pandas().dropna(subset="call")["canonical"])
+    assert len(known) > 30
+    oracle = Counted()
+    resumed = run(oracle=oracle, log=log)
+    whole = run()
+    assert_frame_equal(resumed, whole)
+    assert resumed.attrs == whole.attrs
+    assert not known & set(oracle.asked)
+    assert known | set(oracle.asked) == set(whole["canonical"])
+    assert [file.name for file in tmp_path.iterdir()] == ["log.parquet"]
+
+
+def test_the_log_of_another_run_is_not_taken(run, tmp_path) -> None:
+    path = tmp_path / "log.parquet"
+    run(log=path)
+    held = path.read_bytes()
+    message = r"log.parquet is the log of another run: calls, max_draws, random_state differ; give"
+    with pytest.raises(ValueError, match=message):
+        run(log=path, calls=50, random_state=3)
+    with pytest.raises(ValueError, match="log of another run: weights differ"):
+        run(oracle="qed", log=path)
+    assert path.read_bytes() == held
+    pd.DataFrame({"a": [1]}).to_parquet(path)
+    with pytest.raises(ValueError, match="no log of an optimisation"):
+        run(log=path)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        run(log=tmp_path / "nowhere" / "log.parquet")
+
+
+def test_what_was_done_is_kept_when_the_oracle_breaks(run, tmp_path) -> None:
+    calls = 0
+
+    def oracle(molecules):
+        nonlocal calls
+        calls += 1
+        return chains.oxygens(molecules)[: None if calls < 4 else -1]
+
+    with pytest.raises(ValueError, match="it must return one number for each"):
+        run(oracle=oracle, log=tmp_path / "log.parquet")
+    assert pq.read_table(tmp_path / "log.parquet")["generation"].to_pylist()[-1] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": []}, "seeds holds no molecule"),
+        ({"seeds": ["CCO", "c1cc"]}, r"row\(s\) 1:"),
+        ({"seeds": ["CCO", "CCC", "OCC"]}, "seeds 0 and 2 are the same molecule, CCO"),
+        ({"calls": 0}, "calls must be at least 1, got 0"),
+        ({"max_draws": 0}, "max_draws must be at least 1, got 0"),
+        ({"codes": 1}, "codes must be at least 2, got 1"),
+        ({"radius": -1.0}, "radius must be above 0 and finite, got -1"),
+        ({"min_similarity": 1.5}, "min_similarity must be at least 0 and at most 1, got 1.5"),
+        ({"method": "annealing"}, "unknown method 'annealing'; known are cma, perturbation, best-of-n"),
+        ({"oracle": "beauty"}, "unknown oracle 'beauty'"),
+        ({"oracle": lambda molecules: [1.0]}, "given 3 molecules and returned 1 scores"),
+        ({"oracle": lambda molecules: 1 / 0}, "the oracle failed for each of .*: ZeroDivisionError: division by zero"),
+    ],
+)
+def test_bad_input_is_one_clear_error(run, options, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(**options)
+    if options.get("seeds") == ["CCO", "c1cc"]:
+        with pytest.raises(MoleculeError):
+            run(**options)
+
+
+def command(*arguments):
+    return CliRunner().invoke(app, ["optimize", *map(str, arguments)])
+
+
+def test_command(tiny_checkpoint, tmp_path) -> None:
+    (tmp_path / "mine.py").write_text("def oxygens(molecules):\n    return [m.count('O') for m in molecules]\n")
+    (tmp_path / "more.smi").write_text("CNCCNCCN\n")
+    output = tmp_path / "b.csv"
+    arguments = (
+        "CCCCCCCCCC", "-i", tmp_path / "more.smi", "--oracle", f"{tmp_path}/mine.py:oxygens", "--oracle", "logp",
+        "--weight", 1, "--weight", -0.1, "--calls", 40, "--top", 3, "-o", output, "--checkpoint", tiny_checkpoint,
+    )  # fmt: skip
+    done = command(*arguments)
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv(output)
+    assert list(table["seed"]) == ["CCCCCCCCCC"] * 3 + ["CNCCNCCN"] * 3
+    oxygens = np.array(chains.oxygens(list(table["canonical"])))
+    np.testing.assert_allclose(table["score"], oxygens - 0.1 * table["logp"])
+    assert "80 calls, " in done.stderr
+    for name in ("b.png", "b.trajectory.png"):
+        assert (tmp_path / name).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert pq.read_table(tmp_path / "b.log.parquet").num_rows > 80
+    other = command(*arguments, "--random-state", 1)
+    assert other.exit_code == 1
+    assert "random_state differ" in other.stderr
+    assert command(*arguments, "--random-state", 1, "--restart").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 1, "seeds holds no molecule"),
+        (["CCO", "--calls", "0"], 1, "calls must be at least 1, got 0"),
+        (["CCO", "--oracle", "nowhere.py:f"], 1, "nowhere.py"),
+        (["CCO", "--oracle", "qed", "--weight", "1", "--weight", "2"], 2, "2 for 1 of --oracle"),
+    ],
+)
+def test_commands_end_with_one_line_on_bad_input(tiny_checkpoint, arguments, code, message) -> None:
+    done = command(*arguments, "--checkpoint", tiny_checkpoint)
+    assert done.exit_code == code
+    assert message in done.stderr
+
+
+def test_ranks_put_scores_first_then_similarity_then_failures_then_broken_strings() -> None:
+    seen = {"a": optimization.Score((1.0,), 1.0, None), "b": optimization.Score((math.nan,), math.nan, "failed")}
+    seen["c"] = optimization.Score((2.0,), 2.0, None)
+    molecules = ["a", None, "b", "far", "c", "farther", "a", "unscored"]
+    similarity = [0.9, math.nan, 0.9, 0.3, 0.8, 0.2, 0.9, 0.9]
+    ranks = optimization._ranks(molecules, similarity, seen, 0.4)
+    assert list(ranks) == [1, 5, 4, 2, 0, 3, 1, 4]
