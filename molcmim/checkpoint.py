@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ import transformers
 from transformers import PreTrainedTokenizerFast
 
 import molcmim
-from molcmim import folders
+from molcmim import files, folders
 from molcmim.config import MolCMIMConfig
 from molcmim.model import MolCMIMModel
 from molcmim.tokenizer import load_tokenizer, vocab_hash
@@ -122,11 +120,7 @@ def write(
     if vocab_hash(tokenizer) != model.config.vocab_hash:
         raise ValueError("the tokenizer has another vocabulary than the model was built for")
     folder = Path(folder)
-    if folder.exists() and not (folder / CONFIG).is_file():
-        raise FileExistsError(f"{folder} exists and is no checkpoint; name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
+    with files.atomic_folder(folder, CONFIG, "checkpoint") as unfinished:
         model.config.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         weights = {
@@ -142,15 +136,6 @@ def write(
             "training": dict(facts),
         }
         (unfinished / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        unfinished.chmod(0o755)
-        old = unfinished.with_suffix(".old")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(unfinished, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return folder
 
 

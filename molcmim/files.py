@@ -13,7 +13,9 @@ import itertools
 import json
 import os
 import re
+import shutil
 import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -242,6 +244,42 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: str | os.PathLike[str], marker: str, what: str) -> Iterator[Path]:
+    """Lend a new folder beside `folder`; at the end it takes its place, or goes on an error.
+
+    Parameters
+    ----------
+    folder
+        Where to.
+    marker
+        File that a folder which may be replaced holds.
+    what
+        Name of such a folder, for the error.
+
+    Raises
+    ------
+    FileExistsError
+        If `folder` exists and has no such file.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / marker).is_file():
+        raise FileExistsError(f"{folder} exists and is no {what}; name another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        yield unfinished
+        unfinished.chmod(0o755)
+        old = unfinished.with_suffix(".old")
+        if folder.exists():
+            os.rename(folder, old)
+        os.rename(unfinished, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
 
 
 class NpyFile:

@@ -1,4 +1,4 @@
-"""scikit-learn: MolCMIM embeddings as a transformer. Knows scikit-learn's conventions, no model."""
+"""scikit-learn: MolCMIM embeddings as a transformer; the fine-tuned estimators. Knows conventions, no model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_array
+
+from molcmim.sklearn_property import MolCMIMClassifier, MolCMIMRegressor, column
 
 if TYPE_CHECKING:
     import torch
 
     from molcmim.featurizer import Featurizer
+
+__all__ = ["MolCMIMClassifier", "MolCMIMRegressor", "MolCMIMTransformer"]
 
 
 class MolCMIMTransformer(TransformerMixin, BaseEstimator):
@@ -88,7 +91,7 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
             If there is no such checkpoint.
         """
         self._load().dim(self.embedding)
-        _column(X)
+        column(X, "MolCMIMTransformer")
         return self
 
     def transform(self, X: Any) -> Float32[np.ndarray, "n d"]:
@@ -111,7 +114,12 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
             ValueError, as are wrong settings and shapes.
         """
         return self._load().featurize(
-            _column(X), self.embedding, self.on_error, self.canonicalize, self.standardize, self.batch_size
+            column(X, "MolCMIMTransformer"),
+            self.embedding,
+            self.on_error,
+            self.canonicalize,
+            self.standardize,
+            self.batch_size,
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> Shaped[np.ndarray, " d"]:
@@ -137,13 +145,3 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
         tags.input_tags.two_d_array = False  # one column at most: no matrix of numbers
         tags.input_tags.allow_nan = self.on_error == "nan"
         return tags
-
-
-def _column(X: Any) -> Shaped[np.ndarray, " n"]:
-    """Any accepted input as a 1-D array of objects."""
-    X = check_array(X, dtype=object, ensure_2d=False, ensure_all_finite=False, input_name="X")
-    if X.ndim == 2 and X.shape[1] > 1:
-        raise ValueError(
-            f"X has {X.shape[1]} columns; MolCMIMTransformer takes one, of SMILES or RDKit molecules: select it"
-        )
-    return X.ravel()

@@ -13,18 +13,19 @@ import pytest
 
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
-    {"config", "contrastive", "files", "folders", "layers", "latent", "progress", "search", "smiles", "workers"},
-    {"tokenizer", "objectives", "encoder", "decoder", "curves", "plots", "drawing", "properties"},
+    {"config", "contrastive", "files", "folders", "layers", "latent", "progress", "ranks", "search", "smiles", "workers"},
+    {"calibration", "tokenizer", "objectives", "encoder", "decoder", "curves", "plots", "drawing", "properties"},
     {"data", "generation_plots", "model", "oracles", "reading"},
-    {"prepare", "recipe", "checkpoint", "optimizer", "moving_average", "decoding"},
+    {"prepare", "recipe", "checkpoint", "spelling", "optimizer", "moving_average", "decoding"},
     {"featurizer"},
-    {"metrics", "bulk", "datasets", "loaded"},
-    {"trainer", "downstream", "speed", "space", "evaluation"},
-    {"merit", "optimization"},
-    {"generation", "predictors", "report"},
-    {"benchmark", "benchmark_generation"},
+    {"metrics", "datasets", "loaded", "preflight", "tuned"},
+    {"trainer", "downstream", "mapping", "retrieval", "speed", "space", "evaluation", "bulk", "warm_start"},
+    {"finetune", "merit", "optimization"},
+    {"generation", "predictors", "report", "training_speed"},
+    {"benchmark", "benchmark_generation", "sklearn_property"},
     {"sklearn", "deepchem"},
     {"cli_generation"},
+    {"cli_map"},
     {"cli"},
 )
 DOORS = {"rdkit": {"smiles", "drawing", "properties"}, "deepchem": {"deepchem", "predictors"}}

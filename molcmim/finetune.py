@@ -1,0 +1,328 @@
+"""Fine-tuning: a pretrained encoder (and decoder) trained end to end with a head. Knows no files.
+
+The head is first fitted in closed form on frozen features, as a kernel machine; that is what training has to beat: the
+weights kept are those with the lowest valid loss, the frozen model's among them. Training starts from a linear head and
+moves everything, with learning rates that fall from the head downwards (Howard & Ruder, arXiv 1801.06146), on a
+spelling of each molecule drawn anew every epoch, and with the moving average of the weights as the model that counts.
+
+A plain loop, not transformers' Trainer: a run is minutes long and needs no checkpoints to resume from, loads no data
+from disk, and its evaluations are of averaged weights, which would have to be swapped into Trainer's model and back.
+
+Shapes: n molecules, y targets, b batch, o outputs, d features, s strings, k spellings.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from molcmim import checkpoint
+from molcmim.calibration import fit_spread
+from molcmim.featurizer import EMBEDDINGS, as_rows
+from molcmim.spelling import Speller
+from molcmim.tuned import TASKS, PropertyModel, PropertyNetwork, Task, batch, refuse_bad, run
+from molcmim.warm_start import Labelled, closed_form, linear_start, loss_of, masked_loss, tensors
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How to fine-tune. One set of defaults for every data set, chosen on valid parts.
+
+    Raises
+    ------
+    ValueError
+        If a choice is out of its range.
+    """
+
+    embedding: str = "mean"
+    """What the head reads: "mean" trains the encoder; "informative" and "both" the decoder too, far slower."""
+    epochs: int = 24
+    """Passes over the train part at most; 0 leaves the pretrained model frozen."""
+    patience: int = 24
+    """Epochs without a lower valid loss after which training stops."""
+    batch_size: int = 32
+    """Molecules."""
+    learning_rate: float = 5e-4
+    """Of the head, after a warm-up over a tenth of the steps; falls to 0 linearly."""
+    layer_decay: float = 0.8
+    """Factor on the learning rate from each layer to the one below it."""
+    weight_decay: float = 0.01
+    """Of weight matrices (AdamW, arXiv 1711.05101)."""
+    dropout: float = 0.1
+    """Of the features that the head reads."""
+    averaging: float = 0.98
+    """Decay of the moving average of the weights, a step."""
+    waves: int = 1024
+    """Width of the head's hidden layer."""
+    spellings: int = 8
+    """Spellings of each molecule that training draws from, the canonical SMILES among them."""
+    predict_spellings: int = 5
+    """Spellings over which predictions are averaged."""
+    ensemble: int = 1
+    """Members, which differ in all that is drawn; from 2 on there are uncertainties."""
+    standardize: bool = False
+    """Whether molecules are first brought into the pretraining corpus's form."""
+    seed: int = 0
+    """Of all that is drawn."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if self.embedding not in EMBEDDINGS:
+            raise ValueError(f"embedding must be one of {', '.join(EMBEDDINGS)}, got {self.embedding!r}")
+        least_of = {"epochs": 0, "learning_rate": 0, "weight_decay": 0}
+        least_of |= dict.fromkeys(("patience", "batch_size", "waves", "spellings", "predict_spellings", "ensemble"), 1)
+        for name, least in least_of.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, low, high in (("layer_decay", 0, 1), ("dropout", 0, 0.95), ("averaging", 0, 0.9999)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be between {low} and {high}, got {getattr(self, name)}")
+
+
+def layer_depths(network: PropertyNetwork) -> dict[str, int]:
+    """How many layers lie between a parameter and the input: embeddings 0, each block one more, the head the most.
+
+    The encoder's key and value maps, one matrix for all layers, count as its lowest.
+    """
+    config = network.model.config
+    top = config.encoder_layers + 1
+
+    def depth(name: str) -> int:
+        part, block = re.match(r"(?:model\.)?(\w+)", name), re.search(r"\.(?:reads|blocks)\.(\d+)\.", name)
+        here = int(block[1]) + 1 if block else 0
+        if name.startswith("model.encoder."):
+            return config.encoder_layers if name.startswith("model.encoder.final_norm.") else here
+        if name.startswith("model.decoder."):
+            return top + 1 + (config.decoder_layers if name.startswith("model.decoder.norm.") else here)
+        assert part is not None
+        return top if part[1] != "head" else top + 1 + (network.embedding != "mean") * (config.decoder_layers + 1)
+
+    return {name: depth(name) for name, _ in network.named_parameters()}
+
+
+def parameter_groups(network: PropertyNetwork, choices: Choices) -> list[dict[str, Any]]:
+    """Parameters by learning rate and weight decay, for torch's optimizers; norms, biases, embeddings decay not."""
+    depths = layer_depths(network)
+    top = max(depths.values())
+    groups: dict[tuple[int, bool], list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        table = re.search(r"\.(tokens|positions|latents)\b", name)
+        groups.setdefault((depths[name], parameter.ndim > 1 and not table), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": choices.learning_rate * choices.layer_decay ** (top - depth),
+            "weight_decay": choices.weight_decay if decays else 0.0,
+        }
+        for (depth, decays), parameters in groups.items()
+    ]
+
+
+def train(
+    network: PropertyNetwork, data: Labelled, valid: Labelled, kind: str, choices: Choices, progress: bool = False
+) -> list[dict[str, float]]:
+    """Train end to end, and leave the network with the averaged weights of the lowest valid loss.
+
+    Returns
+    -------
+    list of dict
+        ``epoch``, ``train_loss`` (with dropout, of the weights as they were) and ``valid_loss`` (of the averaged
+        weights) of every epoch; the first, 0, is the frozen model with the kernel head.
+    """
+    device = next(network.parameters()).device
+    start = closed_form(network, data, valid, kind, choices.seed)
+    history = [{"epoch": 0.0, "train_loss": float("nan"), "valid_loss": start}]
+    best, kept = start, copy.deepcopy(network.state_dict())
+    linear_start(network, data, kind, choices.dropout)
+    rows = np.flatnonzero(~np.isnan(data.values).all(1) & (data.weights > 0))
+    values, weights = tensors(data, device)
+    steps = choices.epochs * -(-len(rows) // choices.batch_size)
+    warm = max(1, steps // 10)
+    parameters: list[Tensor] = list(network.parameters())
+    averaged = [parameter.detach().clone() for parameter in parameters]
+    optimizer = torch.optim.AdamW(parameter_groups(network, choices), fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+    )
+    draw = np.random.default_rng(choices.seed)
+    step = since = 0
+    with tqdm(total=steps, desc="fine-tuning", unit="step", disable=not progress) as bar:
+        for epoch in range(1, choices.epochs + 1):
+            network.train()
+            order = draw.permutation(rows)
+            k = data.spelled.spellings.shape[1]
+            drawn = data.spelled.spellings[data.spelled.which[order], draw.integers(0, k, len(order))]
+            total = 0.0
+            for i in range(0, len(order), choices.batch_size):
+                some = torch.from_numpy(order[i : i + choices.batch_size]).to(device)
+                outputs = network(*batch(data.spelled, drawn[i : i + choices.batch_size], device))
+                loss = masked_loss(outputs, values[some], weights[some], kind)
+                loss.backward()
+                nn.utils.clip_grad_norm_(parameters, 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+                schedule.step()
+                step += 1
+                keep = min(choices.averaging, step / (step + 10))
+                with torch.no_grad():
+                    torch._foreach_lerp_(averaged, parameters, 1 - keep)
+                total += loss.item() * len(some)
+                bar.update()
+            _swap(parameters, averaged)
+            valid_loss = loss_of(torch.from_numpy(run(network, valid.spelled)), valid, kind)
+            history.append({"epoch": float(epoch), "train_loss": total / len(order), "valid_loss": valid_loss})
+            since += 1
+            if valid_loss < best:
+                best, kept, since = valid_loss, copy.deepcopy(network.state_dict()), 0
+            _swap(parameters, averaged)
+            bar.set_postfix(valid=f"{valid_loss:.4f}", best=f"{best:.4f}")
+            if since >= choices.patience:
+                break
+    network.load_state_dict(kept)
+    network.eval()
+    return history
+
+
+@torch.no_grad()
+def _swap(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
+    for x, y in zip(a, b, strict=True):
+        held = x.clone()
+        x.copy_(y)
+        y.copy_(held)
+
+
+def finetune(
+    name_or_path: str | os.PathLike[str],
+    molecules: Any,
+    values: Float[np.ndarray, "n y"],
+    valid: tuple[Any, Float[np.ndarray, "v y"]],
+    *,
+    kind: str = "regression",
+    targets: Sequence[str] = ("y",),
+    classes: Sequence[Any] = (),
+    weights: Float[np.ndarray, " n"] | None = None,
+    choices: Choices | None = None,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> PropertyModel:
+    """Fine-tune a checkpoint on measured values.
+
+    Parameters
+    ----------
+    name_or_path
+        See :func:`molcmim.checkpoint.resolve`.
+    molecules
+        SMILES or RDKit molecules.
+    values
+        (n, y), one column a target; NaN where unknown. For classes their numbers: 0 or 1, or an index of `classes`.
+    valid
+        Molecules and values that choose when to stop.
+    kind : {"regression", "binary", "multiclass"}
+        "multiclass" has one target.
+    targets, classes
+        Names of the targets, and labels of the classes in the order of their numbers.
+    weights
+        Of the rows.
+    choices : Choices
+        Everything else.
+    device
+        Default: CUDA if there is one, else CPU.
+    progress
+        Show a bar.
+
+    Raises
+    ------
+    MoleculeError
+        If molecules cannot be read; names all of them, of one part.
+    ValueError
+        If shapes do not match, a target is nowhere known, is constant, or is infinite.
+    """
+    choices = choices or Choices()
+    if kind not in TASKS:
+        raise ValueError(f"kind must be one of {', '.join(TASKS)}, got {kind!r}")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    y = _checked(values, len(targets), "values")
+    task = Task(
+        kind, list(targets), *_scaling(y, weights, kind, targets), list(classes), choices.embedding, choices.waves,
+        choices.predict_spellings, choices.seed, choices.standardize,
+    )  # fmt: skip
+    networks: list[PropertyNetwork] = []
+    histories = []
+    for member in range(choices.ensemble):
+        model, tokenizer = checkpoint.load(name_or_path, device)
+        own = Choices(**{**asdict(choices), "seed": choices.seed + member})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(own.seed)
+            network = PropertyNetwork(model, task.embedding, task.outputs, task.waves, choices.dropout).to(device)
+            if member == 0:
+                speller = PropertyModel([network], tokenizer, task, {}).speller()
+                parts = (
+                    _labelled(speller._replace(spellings=choices.spellings), molecules, y, weights, task),
+                    _labelled(speller, valid[0], _checked(valid[1], len(targets), "valid"), None, task),
+                )
+            histories.append(train(network, *parts, kind, own, progress))
+        networks.append(network)
+    facts = {
+        "checkpoint": os.path.basename(os.fspath(name_or_path)),
+        "weights_sha256": checkpoint.read_record(checkpoint.resolve(name_or_path))["weights_sha256"],
+        "choices": asdict(choices),
+        "rows": {"train": len(y), "valid": len(parts[1].values)},
+        "history": histories,
+    }
+    tuned = PropertyModel(networks, tokenizer, task, facts)
+    if choices.ensemble > 1 and kind == "regression":
+        spelled = parts[1].spelled
+        found = tuned.members(spelled)[:, spelled.which]
+        truth = np.asarray(valid[1], np.float64).reshape(found.shape[1:])
+        spread = [list(fit_spread(truth[:, i], found[:, :, i])) for i in range(len(targets))]
+        tuned.task = Task(**{**asdict(task), "spread": spread})
+    return tuned
+
+
+def _checked(values: Any, targets: int, what: str) -> Float64[np.ndarray, "n y"]:
+    y = np.asarray(values, np.float64)
+    y = y[:, None] if y.ndim == 1 else y
+    if y.ndim != 2 or y.shape[1] != targets:
+        raise ValueError(f"{what} has shape {y.shape}; expected a column for each of the {targets} target(s)")
+    if bad := np.flatnonzero(np.isinf(y).any(1)).tolist():
+        raise ValueError(f"{what} is infinite in row(s) {', '.join(map(str, bad[:20]))}; correct it, or leave it out")
+    return y
+
+
+def _scaling(
+    y: Float64[np.ndarray, "n y"], weights: Any, kind: str, targets: Sequence[str]
+) -> tuple[list[float], list[float]]:
+    if kind != "regression":
+        return [0.0] * len(targets), [1.0] * len(targets)
+    rows = np.ones(len(y), bool) if weights is None else np.asarray(weights) > 0
+    center, scale = [], []
+    for column, target in zip(y[rows].T, targets, strict=True):
+        known = column[~np.isnan(column)]
+        if not len(known) or known.std() == 0:
+            found = f"is {known[0]} in every row" if len(known) else "has no known value"
+            raise ValueError(f"target {target!r} {found} of the train part; there is nothing to learn")
+        center.append(float(known.mean()))
+        scale.append(float(known.std()))
+    return center, scale
+
+
+def _labelled(speller: Speller, molecules: Any, y: Float64[np.ndarray, "n y"], weights: Any, task: Task) -> Labelled:
+    rows = as_rows(molecules)
+    if len(rows) != len(y):
+        raise ValueError(f"{len(rows)} molecules, {len(y)} rows of values")
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    if w.shape != (len(y),) or not (np.isfinite(w).all() and (w >= 0).all() and w.any()):
+        raise ValueError(f"weights must be {len(y)} finite numbers of at least 0, not all 0, got shape {w.shape}")
+    spelled = speller.read(rows)
+    refuse_bad(rows, spelled)
+    return Labelled(spelled, (y - np.array(task.center)) / np.array(task.scale), w / w.mean())

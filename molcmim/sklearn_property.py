@@ -1,0 +1,349 @@
+"""scikit-learn: fine-tuned models as a regressor and a classifier. Knows scikit-learn's conventions, no network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float64, Shaped
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
+
+if TYPE_CHECKING:
+    import torch
+
+    from molcmim.tuned import PropertyModel
+
+
+class _Property(BaseEstimator):
+    """What the regressor and the classifier share: settings, parts, folder."""
+
+    def __init__(
+        self,
+        checkpoint: str | os.PathLike[str] = "molcmim-small",
+        embedding: str = "mean",
+        epochs: int | None = None,
+        ensemble: int = 1,
+        predict_spellings: int | None = None,
+        standardize: bool = False,
+        validation_fraction: float = 0.1,
+        on_error: str = "raise",
+        random_state: int = 0,
+        device: str | torch.device | None = None,
+        options: dict[str, Any] | None = None,
+        progress: bool = False,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.embedding = embedding
+        self.epochs = epochs
+        self.ensemble = ensemble
+        self.predict_spellings = predict_spellings
+        self.standardize = standardize
+        self.validation_fraction = validation_fraction
+        self.on_error = on_error
+        self.random_state = random_state
+        self.device = device
+        self.options = options
+        self.progress = progress
+
+    def _finetune(
+        self, X: Any, y: Float64[np.ndarray, "n t"], sample_weight: Any, valid: Any, kind: str, classes: Sequence[Any]
+    ) -> None:
+        """Fit `model_`; `y` and the values of `valid` are columns of numbers, NaN where unknown."""
+        from molcmim.finetune import Choices, finetune
+
+        if self.on_error not in ("raise", "nan"):
+            raise ValueError(f"on_error must be 'raise' or 'nan' here, got {self.on_error!r}")
+        smiles = column(X, type(self).__name__)
+        check_consistent_length(smiles, y, sample_weight)
+        weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        if valid is None:
+            if not 0 < self.validation_fraction < 1:
+                raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
+            order = np.random.RandomState(self.random_state).permutation(len(y))
+            held_out = max(1, round(self.validation_fraction * len(y)))
+            if held_out >= len(y):
+                raise ValueError(f"{len(y)} sample(s) leave nothing to train on beside the valid part; give more")
+            inner, outer = order[held_out:], order[:held_out]
+            valid = smiles[outer], y[outer]
+            smiles, y, weights = smiles[inner], y[inner], weights[inner]
+        named = {name: getattr(self, name) for name in ("embedding", "ensemble", "standardize")}
+        named |= {
+            name: getattr(self, name) for name in ("epochs", "predict_spellings") if getattr(self, name) is not None
+        }
+        self.model_: PropertyModel = finetune(
+            self.checkpoint, smiles, y, valid, kind=kind, targets=self.targets_, classes=list(classes),
+            weights=weights, choices=Choices(**{**named, "seed": self.random_state, **(self.options or {})}),
+            device=self.device, progress=self.progress,
+        )  # fmt: skip
+
+    def _outputs(self, X: Any) -> Float64[np.ndarray, "n _"]:
+        check_is_fitted(self, "model_")
+        return self.model_.predict(column(X, type(self).__name__), self.on_error)
+
+    @property
+    def history_(self) -> list[dict[str, float]]:
+        """Losses of every epoch, of the first member; see :func:`molcmim.finetune.train`."""
+        check_is_fitted(self, "model_")
+        return list(self.model_.training["history"][0])
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Write the fitted model's folder, for `load` and for ``molcmim predict``.
+
+        Raises
+        ------
+        FileExistsError
+            If `folder` exists and is no such model.
+        """
+        check_is_fitted(self, "model_")
+        self.model_.save(folder)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str], device: str | torch.device | None = None) -> Any:
+        """Load a folder that `save` or ``molcmim finetune`` wrote, as a fitted estimator.
+
+        Raises
+        ------
+        FileNotFoundError, ValueError
+            As :meth:`molcmim.tuned.PropertyModel.load`; ValueError also for the other kind of model.
+        """
+        from molcmim.tuned import PropertyModel
+
+        model = PropertyModel.load(folder, device)
+        choices = dict(model.training["choices"])
+        named = {
+            name: choices.pop(name) for name in ("embedding", "epochs", "ensemble", "predict_spellings", "standardize")
+        }
+        seed = choices.pop("seed")
+        estimator = cls(model.training["checkpoint"], **named, random_state=seed, device=device, options=choices)
+        if (model.task.kind == "regression") != isinstance(estimator, RegressorMixin):
+            raise ValueError(f"{folder} holds a model for {model.task.kind}; load it with the other estimator")
+        estimator.model_, estimator.targets_ = model, model.task.targets
+        if model.task.kind != "regression":
+            estimator.classes_ = np.asarray(model.task.classes)
+        return estimator
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False  # one column at most: no matrix of numbers
+        tags.input_tags.allow_nan = self.on_error == "nan"
+        tags.target_tags.multi_output = True
+        return tags
+
+
+class MolCMIMRegressor(RegressorMixin, _Property):
+    """Molecules -> measured numbers: a pretrained model fine-tuned end to end.
+
+    One set of defaults serves all data sets; see :mod:`molcmim.finetune` for what is done.
+
+    Parameters
+    ----------
+    checkpoint : str or path
+        What is fine-tuned; see :meth:`molcmim.Featurizer.from_pretrained`.
+    embedding : {"mean", "informative", "both"}
+        What the head reads; all but "mean" train the decoder too, several times slower.
+    epochs : int, optional
+        Passes over the train part at most; 0 fits only the head, in closed form. Default: of `Choices`.
+    ensemble : int
+        Models trained and averaged; from 2 on the regressor has uncertainties.
+    predict_spellings : int, optional
+        Spellings of a molecule over which predictions are averaged. Default: of `Choices`.
+    standardize : bool
+        Keep the largest fragment and neutralise it first, as the pretraining corpus was.
+    validation_fraction : float
+        Share of the rows, drawn at random, that chooses when to stop, if `fit` is given no valid part.
+    on_error : {"raise", "nan"}
+        What `predict` does about molecules that cannot be read; `fit` always raises.
+    random_state : int
+        Of all that is drawn.
+    device : str or torch.device, optional
+        Default: CUDA if there is one, else CPU.
+    options : dict, optional
+        Other fields of :class:`molcmim.finetune.Choices`.
+    progress : bool
+        Show a bar while fitting.
+
+    Examples
+    --------
+    >>> model = MolCMIMRegressor().fit(train["smiles"], train["y"])  # doctest: +SKIP
+    >>> model.predict(["CCO"])  # doctest: +SKIP
+    """
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, valid: tuple[Any, Any] | None = None) -> MolCMIMRegressor:
+        """Fine-tune.
+
+        Parameters
+        ----------
+        X : list, array, Series, DataFrame of one column, or array of shape (n, 1)
+            SMILES or RDKit molecules.
+        y : array of shape (n,) or (n, t)
+            Values, NaN where unknown. A Series or DataFrame names the targets.
+        sample_weight : array of shape (n,), optional
+            At least 0.
+        valid : tuple (X, y), optional
+            Molecules and values that choose when to stop; nothing is learned from them otherwise.
+
+        Raises
+        ------
+        MoleculeError
+            If molecules cannot be read; names all of them. A ValueError, as are wrong settings and shapes.
+        """
+        values = _numbers(y, "y")
+        self.one_d_ = np.ndim(y) == 1
+        self.targets_ = names(y, values.shape[1])
+        if valid is not None:
+            valid = column(valid[0], type(self).__name__), _numbers(valid[1], "the values of valid")
+        self._finetune(X, values, sample_weight, valid, "regression", ())
+        return self
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Predict, in the units of y.
+
+        Parameters
+        ----------
+        X
+            As for `fit`.
+        return_std
+            Return the standard deviation of the error that is to be expected as well (of an ensemble only): from how
+            much the members differ and how wrong they were on the valid part.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,) or (n, t)
+            As y was. With `return_std`, two of them.
+        """
+        outputs = self._outputs(X)
+        t = len(self.targets_)
+        shape = (len(outputs), t) if not getattr(self, "one_d_", t == 1) else (len(outputs),)
+        if not return_std:
+            return outputs[:, :t].reshape(shape)
+        if not self.model_.task.spread:
+            raise ValueError("return_std needs an ensemble: fit with ensemble=3, say")
+        return outputs[:, :t].reshape(shape), outputs[:, t:].reshape(shape)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """R2 over the known values of y, averaged over targets."""
+        truth, predicted = _numbers(y, "y"), self._outputs(X)
+        return _over_known(r2_score, truth, predicted[:, : truth.shape[1]], sample_weight)
+
+
+class MolCMIMClassifier(ClassifierMixin, _Property):
+    """Molecules -> classes: a pretrained model fine-tuned end to end.
+
+    One target with two or more classes of any labels, or several questions with the answers 0 and 1.
+    Parameters are those of :class:`MolCMIMRegressor`.
+
+    Attributes
+    ----------
+    classes_ : ndarray
+        Labels in the order of the columns of `predict_proba`.
+    """
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, valid: tuple[Any, Any] | None = None) -> MolCMIMClassifier:
+        """Fine-tune.
+
+        Parameters
+        ----------
+        X : list, array, Series, DataFrame of one column, or array of shape (n, 1)
+            SMILES or RDKit molecules.
+        y : array of shape (n,) or (n, t)
+            Labels; several columns hold 0 and 1. NaN (or None) where unknown.
+        sample_weight : array of shape (n,), optional
+            At least 0.
+        valid : tuple (X, y), optional
+            Molecules and labels that choose when to stop.
+
+        Raises
+        ------
+        MoleculeError
+            If molecules cannot be read; names all of them. A ValueError, as are wrong settings and shapes.
+        """
+        labels = np.asarray(y, object)
+        self.targets_ = names(y, 1 if labels.ndim == 1 else labels.shape[1])
+        labels = labels.reshape(len(labels), -1)
+        known = np.frompyfunc(lambda label: label is not None and label == label, 1, 1)(labels).astype(bool)
+        self.classes_ = np.unique(np.array(labels[known].tolist()))
+        if len(self.classes_) < 2:
+            raise ValueError(f"y holds {len(self.classes_)} class(es); a classifier needs two at least")
+        if labels.shape[1] > 1 and not np.array_equal(self.classes_, [0, 1]):
+            raise ValueError(
+                f"several targets must hold 0 and 1 (or NaN), got {', '.join(map(str, self.classes_[:5]))}"
+            )
+        kind = "binary" if len(self.classes_) == 2 else "multiclass"
+        if valid is not None:
+            valid = column(valid[0], type(self).__name__), self._numbered(valid[1])
+        self._finetune(X, self._numbered(y), sample_weight, valid, kind, [one.item() for one in self.classes_])
+        return self
+
+    def _numbered(self, y: Any) -> Float64[np.ndarray, "n t"]:
+        number: dict[Any, float] = {label: float(i) for i, label in enumerate(self.classes_.tolist())}
+        labels = np.asarray(y, object).reshape(len(y), -1)
+        unknown = {str(label) for row in labels for label in row if label is not None and label == label} - {
+            str(label) for label in labels.reshape(-1) if label in number
+        }
+        if unknown:
+            raise ValueError(f"label(s) {', '.join(sorted(unknown))} were not in y of fit; known are {self.classes_}")
+        return np.array([[number.get(label, np.nan) for label in row] for row in labels], np.float64)
+
+    def predict_proba(self, X: Any) -> Float64[np.ndarray, "n _"]:
+        """Probabilities: (n, classes), or of several targets (n, t) that the answer is 1."""
+        outputs = self._outputs(X)
+        one_question = self.model_.task.kind == "binary" and len(self.targets_) == 1
+        return np.concatenate([1 - outputs, outputs], axis=1) if one_question else outputs
+
+    def predict(self, X: Any) -> Any:
+        """Most probable labels, (n,) or (n, t); None (of several targets: NaN) for bad molecules under "nan"."""
+        probabilities = self.predict_proba(X)
+        bad = np.isnan(probabilities).any(1)
+        if len(self.targets_) > 1:
+            answers = self.classes_[(probabilities > 0.5).astype(int)]
+            return np.where(bad[:, None], np.nan, answers) if bad.any() else answers
+        labels = self.classes_[np.where(bad, 0, np.nan_to_num(probabilities).argmax(1))]
+        if bad.any():
+            labels = labels.astype(object)
+            labels[bad] = None
+        return labels
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy over the known labels of y, averaged over targets."""
+        truth = self._numbered(y)
+        probabilities = self.predict_proba(X)
+        answers = (probabilities > 0.5) if len(self.targets_) > 1 else probabilities.argmax(1)[:, None]
+        return _over_known(accuracy_score, truth, answers.astype(float), sample_weight)
+
+
+def column(X: Any, who: str) -> Shaped[np.ndarray, " n"]:
+    """Any accepted input as a 1-D array of objects."""
+    X = check_array(X, dtype=object, ensure_2d=False, ensure_all_finite=False, input_name="X")
+    if X.ndim == 2 and X.shape[1] > 1:
+        raise ValueError(f"X has {X.shape[1]} columns; {who} takes one, of SMILES or RDKit molecules: select it")
+    return X.ravel()
+
+
+def names(y: Any, count: int) -> list[str]:
+    """Names of targets: a frame's columns, a series' name, else y or y0, y1, ..."""
+    if hasattr(y, "columns"):
+        return [str(name) for name in y.columns]
+    if count == 1:
+        return [str(getattr(y, "name", None) or "y")]
+    return [f"y{i}" for i in range(count)]
+
+
+def _numbers(y: Any, what: str) -> Float64[np.ndarray, "n t"]:
+    values = check_array(y, dtype=np.float64, ensure_2d=False, ensure_all_finite="allow-nan", input_name=what)
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _over_known(metric: Any, truth: Any, predicted: Any, sample_weight: Any) -> float:
+    scores = []
+    for y, p in zip(truth.T, predicted.T, strict=True):
+        known = ~np.isnan(y)
+        weights = None if sample_weight is None else np.asarray(sample_weight)[known]
+        scores.append(metric(y[known], p[known], sample_weight=weights))
+    return float(np.mean(scores))
