@@ -1,10 +1,10 @@
-"""The property benchmark: data sets x splits x features x heads -> one folder of results.
+"""The property benchmark: data sets x splits x (features x heads, predictors) -> one folder of results.
 
 The folder holds ``results.csv`` (a row per fit), ``table.md``, ``bars.png``, ``parity-*.png``, ``splits/``
 (row numbers), ``fits/`` (each fit with its predictions) and ``features/`` (matrices, which may be deleted).
 A fit is done once: who runs again into the same folder adds what is missing. A fit is known by the content of
-its data set, the weights of its checkpoint and the versions of what computes its features, so that nothing
-stale is taken for done.
+its data set, the weights of its checkpoint and the versions of what computes its features or trains its
+predictor, so that nothing stale is taken for done.
 """
 
 from __future__ import annotations
@@ -27,22 +27,38 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 import molcmim
-from molcmim import checkpoint, datasets, downstream, folders, report, smiles
+from molcmim import checkpoint, datasets, downstream, folders, predictors, report, smiles
 from molcmim.datasets import DATASETS, Split
 from molcmim.featurizer import EMBEDDINGS, Featurizer
 from molcmim.files import atomic_path
+from molcmim.predictors import PREDICTORS
 
 SEEDS = {"random": 5, "scaffold": 1}
 """Kind of split -> how many of it the protocol has."""
+END_TO_END = "end-to-end"
+"""What stands for the head of a predictor, which has none of :data:`molcmim.downstream.HEADS`."""
 CHUNK = 100
 """Molecules whose classical features one process computes at a time."""
+
+
+class Table(NamedTuple):
+    """A data set of the user's own, named after its file."""
+
+    path: Path
+    """Any format of :func:`molcmim.files.read_chunks`."""
+    target: str
+    """Column of the measured values, all of them known."""
+    column: str | None = None
+    """Column of the SMILES; default: found by its name."""
+    unit: str = ""
+    """Of the values."""
 
 
 class Place(NamedTuple):
     """A data set, cut."""
 
     dataset: str
-    """Name in :data:`molcmim.datasets.DATASETS`."""
+    """Name in :data:`molcmim.datasets.DATASETS`, or of a :class:`Table`."""
     split: str
     """Kind of split."""
     seed: int
@@ -61,11 +77,11 @@ class Task(NamedTuple):
     model: str
     """Name of the checkpoint's folder; empty for features that need none."""
     features: str
-    """Name of the features."""
+    """Name of the features, or of the predictor."""
     features_id: str
     """Hash of all that they depend on."""
     head: str
-    """Name in :data:`molcmim.downstream.HEADS`."""
+    """Name in :data:`molcmim.downstream.HEADS`, or :data:`END_TO_END`."""
 
     @property
     def matrix(self) -> tuple[str, str, str]:
@@ -98,6 +114,10 @@ class Plan:
     """Tables (.csv, .parquet) of other features: a column ``smiles``, the rest numbers. Named after the file."""
     seeds: int | None = None
     """How many random splits, if not the protocol's 5."""
+    predictors: Sequence[str] = ()
+    """Of :data:`molcmim.predictors.PREDICTORS`."""
+    tables: Sequence[Table] = ()
+    """Data sets of the user's own, beside `datasets`."""
 
     def __post_init__(self) -> None:
         """Refuse what is not known before anything is computed.
@@ -106,6 +126,8 @@ class Plan:
         ------
         ValueError
             Which lists what is known.
+        ImportError
+            If a predictor's packages are not installed; says how to.
         """
         parts = [part for name in self.features for part in name.split("+")]
         for what, names, known in (
@@ -116,8 +138,14 @@ class Plan:
         ):
             if unknown := [name for name in names if name not in known]:
                 raise ValueError(f"unknown {what} {', '.join(unknown)}; known are {', '.join(known)}")
+        if taken := self.extra_files.keys() & {*EMBEDDINGS, *smiles.FINGERPRINTS, *PREDICTORS}:
+            raise ValueError(f"{', '.join(sorted(taken))} is a name of ours; rename that table of features")
+        own = [table.path.stem for table in self.tables]
+        if twice := [name for name in own if name in DATASETS or own.count(name) > 1]:
+            raise ValueError(f"{twice[0]} is the name of more than one data set; rename the file")
         if len(self.folders) < len(self.checkpoints):
             raise ValueError(f"two of the checkpoints have one name: {', '.join(map(str, self.checkpoints))}")
+        predictors.require(self.predictors)
 
     @property
     def extra_files(self) -> dict[str, Path]:
@@ -134,14 +162,37 @@ class Plan:
         """All splits of all data sets."""
         return [
             Place(dataset, kind, seed)
-            for dataset in self.datasets
+            for dataset in (*self.datasets, *(table.path.stem for table in self.tables))
             for kind in self.splits
             for seed in range(self.seeds or SEEDS[kind] if kind == "random" else SEEDS[kind])
         ]
 
+    @property
+    def units(self) -> dict[str, str]:
+        """Name -> unit of every data set."""
+        own = {table.path.stem: table.unit or f"units of {table.target}" for table in self.tables}
+        return {**{name: DATASETS[name].unit for name in self.datasets}, **own}
+
+    def load(self) -> dict[str, pd.DataFrame]:
+        """Name -> data set, with columns ``smiles`` and ``y``.
+
+        Raises
+        ------
+        OSError, ValueError
+            As :func:`molcmim.datasets.load` and :func:`molcmim.datasets.load_csv`; or if a value is missing.
+        """
+        sets = {name: datasets.load(name, self.data) for name in self.datasets}
+        for table in self.tables:
+            sets[table.path.stem] = frame = datasets.load_csv(table.path, table.column, table.target)
+            if unknown := np.flatnonzero(frame["y"].isna()).tolist():
+                rows = ", ".join(map(str, unknown[:20]))
+                raise ValueError(f"{table.path}: no {table.target} in {len(unknown)} row(s), {rows}: leave them out")
+        return sets
+
     def models(self, features: str) -> Iterable[str]:
-        """Name the checkpoints that features are computed with: ``[""]`` if with none."""
-        return self.folders if set(features.split("+")) & set(EMBEDDINGS) else [""]
+        """Name the checkpoints that features are computed with, or a predictor starts from: ``[""]`` if none."""
+        pretrained = {*EMBEDDINGS, *(name for name, known in PREDICTORS.items() if known.pretrained)}
+        return self.folders if set(features.split("+")) & pretrained else [""]
 
 
 def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bool | None = None) -> pd.DataFrame:
@@ -168,41 +219,57 @@ def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bo
     OSError, ValueError
         As :func:`molcmim.datasets.load` and :func:`molcmim.checkpoint.load`; or for a table of `extra` that
         lacks molecules.
+    RuntimeError
+        If a predictor fails; what is done by then is kept.
     """
     folder = Path(output)
     for name in ("fits", "splits", "features"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    sets = {name: datasets.load(name, plan.data) for name in plan.datasets}
+    sets = plan.load()
     splits = {place: datasets.split(sets[place.dataset], place.split, place.seed) for place in plan.places}
-    notes = _write_splits(sets, splits, folder / "splits")
+    notes = _write_splits(plan, sets, splits, folder / "splits")
     features = Features(plan, sets, folder / "features", jobs)
+    kinds = [(head, name) for head in plan.heads for name in plan.features]  # the quick ones first
     tasks = [
         Task(*place, model, name, features.identity(place.dataset, model, name), head)
-        for head in plan.heads  # the quick ones first
+        for head, name in [*kinds, *((END_TO_END, name) for name in plan.predictors)]
         for place in splits
-        for name in plan.features
         for model in plan.models(name)
     ]
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "fits").glob("*.json"))]
     missing = [task for task in tasks if not (folder / "fits" / task.file).exists()]
     # all before the first fit: a process pool must not be asked for while another hands out its tasks
-    matrices = {key: features.matrix(*key) for key in dict.fromkeys(task.matrix for task in missing)}
+    needed = dict.fromkeys(task.matrix for task in missing if task.head != END_TO_END)
+    matrices = {key: features.matrix(*key) for key in needed}
     done = Parallel(jobs, return_as="generator_unordered")(
-        delayed(_fit)(task, matrices[task.matrix], sets[task.dataset]["y"].to_numpy(), splits[Place(*task[:3])])
+        delayed(_predict)(task, sets[task.dataset], splits[Place(*task[:3])], plan.folders.get(task.model, ""))
+        if task.head == END_TO_END
+        else delayed(_fit)(task, matrices[task.matrix], sets[task.dataset], splits[Place(*task[:3])])
         for task in missing
     )
     hidden = None if progress is None else not progress
     for task, record in tqdm(done, "fitting", len(missing), unit=" fits", disable=hidden):
+        record["unit"] = plan.units[task.dataset]
         _write(folder / "fits" / task.file, json.dumps(record))
         records.append(record)
         report.write_results(records, folder)
     return report.write(records, notes, folder)
 
 
-def _fit(task: Task, X: Any, y: Any, parts: Split) -> tuple[Task, dict[str, Any]]:
-    fit = dataclasses.asdict(downstream.fit_head(task.head, X, y, parts, task.seed))
-    fit = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fit.items()}
-    return task, {**task._asdict(), "unit": DATASETS[task.dataset].unit, "dims": X.shape[1], **fit}
+def _fit(task: Task, X: Any, data: pd.DataFrame, parts: Split) -> tuple[Task, dict[str, Any]]:
+    done = downstream.fit_head(task.head, X, data["y"].to_numpy(), parts, task.seed)
+    return task, _record(task, done, X.shape[1])
+
+
+def _predict(task: Task, data: pd.DataFrame, parts: Split, found_by: str) -> tuple[Task, dict[str, Any]]:
+    done = predictors.fit(task.features, list(data["smiles"]), data["y"].to_numpy(), parts, task.seed, found_by)
+    return task, _record(task, done, None)
+
+
+def _record(task: Task, done: downstream.Fit, dims: int | None) -> dict[str, Any]:
+    fields = dataclasses.asdict(done)
+    fields = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in fields.items()}
+    return {**task._asdict(), "dims": dims, **fields}
 
 
 def _write(path: Path, text: str) -> None:
@@ -210,20 +277,25 @@ def _write(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def _write_splits(sets: Mapping[str, pd.DataFrame], splits: Mapping[Place, Split], folder: Path) -> list[str]:
+def _write_splits(
+    plan: Plan, sets: Mapping[str, pd.DataFrame], splits: Mapping[Place, Split], folder: Path
+) -> list[str]:
     """Write row numbers and leakage of every split; return what a reader should know of each data set."""
     notes = []
     for name, data in sets.items():
-        known, leaks = DATASETS[name], []
+        leaks = []
         found = datasets.audit(data)
         for place in (place for place in splits if place.dataset == name):
             leaked = datasets.audit(data, splits[place]).leaked
             rows = {part: numbers.tolist() for part, numbers in splits[place]._asdict().items()}
             _write(folder / f"{'-'.join(map(str, place))}.json", json.dumps({**rows, "leaked": leaked}))
             leaks.append(f"{place.split} {place.seed}: {leaked['test in train']}")
-        published = "" if datasets.content_hash(data) == known.sha256 else " **Not the published set.**"
+        what, published = f"in {plan.units[name]}", ""
+        if known := DATASETS.get(name):
+            what = f"{known.quantity} {what} ({known.source})"
+            published = "" if datasets.content_hash(data) == known.sha256 else " **Not the published set.**"
         notes.append(
-            f"{name}: {len(data)} molecules, {known.quantity} in {known.unit} ({known.source}). {found}; "
+            f"{name}: {len(data)} molecules, {what}. {found}; "
             f"test rows whose molecule is in train: {', '.join(leaks)}.{published}"
         )
     return notes
@@ -247,16 +319,22 @@ class Features:
     def __init__(self, plan: Plan, sets: Mapping[str, pd.DataFrame], folder: Path, jobs: int) -> None:
         self.plan, self.sets, self.folder, self.jobs = plan, sets, folder, jobs
         self.content = {name: datasets.content_hash(data) for name, data in sets.items()}
-        used = {model for name in plan.features for model in plan.models(name) if model}
+        used = {model for name in (*plan.features, *plan.predictors) for model in plan.models(name) if model}
         self.described = {model: checkpoint.describe(plan.folders[model]) for model in used}
         self.load = functools.cache(lambda model: Featurizer.from_pretrained(plan.folders[model]))
 
     def identity(self, dataset: str, model: str, features: str) -> str:
-        """Twelve hexadecimal digits that change with the molecules, the checkpoint, or what computes the features."""
+        """Twelve hexadecimal digits that change with all that features, or a predictor's fits, depend on.
+
+        With the data set, the checkpoint, and the versions of what computes.
+        """
         facts = [self.content[dataset]]
+        ours = [self.described[model]["weights_sha256"], molcmim.__version__] if model else []
         for part in features.split("+"):
-            if part in EMBEDDINGS:
-                facts += [part, self.described[model]["weights_sha256"], molcmim.__version__]
+            if part in PREDICTORS:
+                facts += [part, predictors.identity(part), *ours]
+            elif part in EMBEDDINGS:
+                facts += [part, *ours]
             elif part in smiles.FINGERPRINTS:
                 facts += [part, importlib.metadata.version("rdkit")]
             else:

@@ -1,4 +1,4 @@
-"""Pictures of a property benchmark. Knows only its table of results and its predictions."""
+"""Pictures of values: of a property benchmark, of a plane of molecules. Knows only tables and numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def bars(summary: pd.DataFrame, path: Path) -> None:
     """
     datasets, splits = sorted(summary["dataset"].unique()), sorted(summary["split"].unique())
     labels, heads = list(summary["label"].unique()), sorted(summary["head"].unique())
-    figure = _figure(4.2 * len(datasets) + 1.5, (0.16 * len(heads) * len(labels) + 1.2) * len(splits) + 0.5)
+    figure = new_figure(4.2 * len(datasets) + 1.5, (0.16 * len(heads) * len(labels) + 1.2) * len(splits) + 0.5)
     grid = figure.subplots(len(splits), len(datasets), squeeze=False, sharey=True)
     for axes, (split, dataset) in zip(grid.flat, ((s, d) for s in splits for d in datasets), strict=True):
         panel = summary[(summary["dataset"] == dataset) & (summary["split"] == split)]
@@ -42,7 +42,7 @@ def bars(summary: pd.DataFrame, path: Path) -> None:
         unit = summary.loc[summary["dataset"] == dataset, "unit"].iloc[0]
         axes.set_xlabel(f"test RMSE ({unit})")
     grid[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def parity(panels: Mapping[str, tuple[Any, Any]], title: str, unit: str, path: Path) -> None:
@@ -59,7 +59,7 @@ def parity(panels: Mapping[str, tuple[Any, Any]], title: str, unit: str, path: P
     """
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
-    figure = _figure(3.1 * columns + 0.3, 3.2 * rows + 0.5)
+    figure = new_figure(3.1 * columns + 0.3, 3.2 * rows + 0.5)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     measured = np.concatenate([y for y, _ in panels.values()])
     margin = 0.05 * max(float(np.ptp(measured)), 1e-6)
@@ -76,10 +76,46 @@ def parity(panels: Mapping[str, tuple[Any, Any]], title: str, unit: str, path: P
     figure.suptitle(title, fontsize=11)
     figure.supxlabel(f"measured ({unit})", fontsize=10)
     figure.supylabel(f"predicted ({unit})", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(width: float, height: float) -> Any:
+def plane(points: Any, values: Any, title: str, axes_labels: tuple[str, str], label: str, path: Path) -> None:
+    """Draw points in a plane, coloured by a value; the lowest and highest 2 % have the ends' colours.
+
+    Parameters
+    ----------
+    points
+        Coordinates, shape (n, 2).
+    values
+        Values, shape (n,); a point whose value is NaN is grey.
+    title, axes_labels, label
+        Of the whole, of the coordinates, of the value with its unit.
+    path
+        PNG file to write.
+    """
+    points, values = np.asarray(points), np.asarray(values, np.float64)
+    known = np.isfinite(values)
+    figure = new_figure(5.2, 4.1)
+    axes = figure.subplots()
+    size = float(np.clip(16_000 / len(points), 3, 40))
+    if not known.all():
+        axes.scatter(*points[~known].T, s=size, color="0.8", linewidths=0, label="no value")
+        axes.legend(fontsize=8, loc="upper right")
+    if known.any():
+        low, high = np.quantile(values[known], [0.02, 0.98])
+        drawn = axes.scatter(
+            *points[known].T, s=size, c=values[known], cmap="viridis", vmin=low, vmax=high, linewidths=0
+        )
+        beyond = {(True, True): "both", (True, False): "min", (False, True): "max"}
+        extend = beyond.get((values[known].min() < low, values[known].max() > high), "neither")
+        figure.colorbar(drawn, label=label, extend=extend)
+    axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1], xticks=[], yticks=[])
+    axes.set_title(title, fontsize=9)
+    save_figure(figure, path)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Return an empty figure, sizes in inches, that no window belongs to."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -88,6 +124,7 @@ def _figure(width: float, height: float) -> Any:
     return figure
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure as PNG."""
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=120, format="png", metadata={"Software": None})

@@ -2,7 +2,8 @@
 
 Mean and standard deviation are over the seeds of the random split (divided by their number, not one less). A
 range is the 95 % bootstrap interval over the test part of a single split. Whatever is called chosen was chosen
-by valid RMSE.
+by valid RMSE, for each split by itself: a mean over five random splits would know of rows that are the test part of
+another. "Ours" is what uses a checkpoint of ours, with whatever beside it; all else is a baseline.
 """
 
 from __future__ import annotations
@@ -15,23 +16,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from molcmim import plots
+from molcmim import downstream, plots
 from molcmim.featurizer import EMBEDDINGS
 from molcmim.files import atomic_path
 
 PLACE = ["dataset", "split"]
 FEATURES = ["features", "model", "features_id"]
-KEY = ["dataset", "split", "seed", *FEATURES, "head"]
+ROW = [*PLACE, *FEATURES, "head"]
+KEY = [*PLACE, "seed", *FEATURES, "head"]
 ARRAYS = ["test_measured", "test_predictions", "valid_predictions"]
 
 
 def write_results(records: Sequence[dict[str, Any]], folder: Path) -> pd.DataFrame:
-    """Write ``results.csv``, a row per fit, and return it."""
-    results = pd.DataFrame(records).drop(columns=ARRAYS).sort_values(KEY, ignore_index=True)
-    results["hyperparameters"] = [json.dumps(chosen) for chosen in results["hyperparameters"]]
+    """Write ``results.csv``, a row per fit, and return it, with predictions and what the features are called."""
+    results = pd.DataFrame(records).sort_values(KEY, ignore_index=True)
+    table = results.drop(columns=ARRAYS)
+    table["hyperparameters"] = [json.dumps(chosen) for chosen in table["hyperparameters"]]
     with atomic_path(folder / "results.csv") as path:
-        results[[*KEY, *(name for name in results if name not in KEY)]].to_csv(path, index=False)
-    return results
+        table[[*KEY, *(name for name in table if name not in KEY)]].to_csv(path, index=False)
+    return results.assign(label=_labels(results))
 
 
 def write(records: Sequence[dict[str, Any]], notes: Sequence[str], folder: Path) -> pd.DataFrame:
@@ -40,7 +43,7 @@ def write(records: Sequence[dict[str, Any]], notes: Sequence[str], folder: Path)
     Parameters
     ----------
     records
-        Fits: fields of a benchmark's task, of :class:`molcmim.downstream.HeadFit`, ``unit`` and ``dims``.
+        Fits: fields of a benchmark's task, of :class:`molcmim.downstream.Fit`, ``unit`` and ``dims``.
     notes
         Lines about the data sets.
     folder
@@ -54,19 +57,28 @@ def write(records: Sequence[dict[str, Any]], notes: Sequence[str], folder: Path)
     results = write_results(records, folder)
     summary = summarize(results)
     with atomic_path(folder / "table.md") as path:
-        path.write_text(markdown(summary, notes), encoding="utf-8")
+        path.write_text(markdown(results, summary, notes), encoding="utf-8")
     plots.bars(summary, folder / "bars.png")
     for (dataset, split), rows in summary.groupby(PLACE, sort=False):
         panels = {}
         for _, best in rows.loc[rows.groupby("label", sort=False)["valid_rmse"].idxmin()].iterrows():
-            same = [r for r in records if all(r[name] == best[name] for name in [*PLACE, *FEATURES, "head"])]
+            fits = results[(results[[*ROW]] == best[[*ROW]]).all(axis=1)]
             panels[f"{best['label']}, {best['head']}: RMSE {best['rmse']:.3f}"] = (
-                np.concatenate([r["test_measured"] for r in same]),
-                np.concatenate([r["test_predictions"] for r in same]),
+                np.concatenate([*fits["test_measured"]]),
+                np.concatenate([*fits["test_predictions"]]),
             )
         title = f"{dataset}, {split} split: test parts; each feature's head chosen by valid RMSE"
         plots.parity(panels, title, rows["unit"].iloc[0], folder / f"parity-{dataset}-{split}.png")
     return results
+
+
+def _labels(results: pd.DataFrame) -> pd.Series:
+    """Name features so that none are mistaken for others: by checkpoint and content, where there are several."""
+    label = results["features"].copy()
+    if results["model"].replace("", np.nan).nunique() > 1:
+        label += [f" ({model})" if model else "" for model in results["model"]]
+    versions = results.groupby([*PLACE, label])["features_id"].transform("nunique")
+    return label + [f" [{x}]" if n > 1 else "" for x, n in zip(results["features_id"], versions, strict=True)]
 
 
 def summarize(results: pd.DataFrame) -> pd.DataFrame:
@@ -79,46 +91,45 @@ def summarize(results: pd.DataFrame) -> pd.DataFrame:
         ``sd``, ``low``, ``high`` (mean -+ sd, or the bootstrap interval if there is one seed), and
         ``rmse_of_mean``, ``sd_of_mean``: what predicting the train part's mean gives.
     """
-    rows = []
-    for key, fits in results.groupby([*PLACE, *FEATURES, "head"], sort=False):
-        rmse, sd = fits["test_rmse"].mean(), fits["test_rmse"].std(ddof=0)
-        low, high = fits["test_rmse_low"].iloc[0], fits["test_rmse_high"].iloc[0]
-        rows.append(
-            {
-                **dict(zip([*PLACE, *FEATURES, "head"], key, strict=True)),
-                "unit": fits["unit"].iloc[0],
-                "seeds": len(fits),
-                "valid_rmse": fits["valid_rmse"].mean(),
-                "rmse": rmse,
-                "sd": sd,
-                "low": low if len(fits) == 1 else rmse - sd,
-                "high": high if len(fits) == 1 else rmse + sd,
-                "rmse_of_mean": fits["test_rmse_of_mean"].mean(),
-                "sd_of_mean": fits["test_rmse_of_mean"].std(ddof=0),
-            }
-        )
-    summary = pd.DataFrame(rows)
-    models = summary["model"].replace("", np.nan).nunique()
-    summary["label"] = summary["features"]
-    if models > 1:
-        summary["label"] += [f" ({model})" if model else "" for model in summary["model"]]
-    versions = summary.groupby([*PLACE, "label"])["features_id"].transform("nunique")
-    summary["label"] += [f" [{x}]" if n > 1 else "" for x, n in zip(summary["features_id"], versions, strict=True)]
+    groups = results.groupby([*ROW, "label"], sort=False)
+    summary = pd.DataFrame([{**dict(zip([*ROW, "label"], key, strict=True)), **_average(fits)} for key, fits in groups])
     rank = {name: i for i, name in enumerate(EMBEDDINGS)}
     order = [(not row.model, rank.get(row.features, len(rank)), i) for i, row in enumerate(summary.itertuples())]
     return summary.iloc[[i for *_, i in sorted(order)]].reset_index(drop=True)
 
 
-def markdown(summary: pd.DataFrame, notes: Sequence[str]) -> str:
-    """Set the summary as a Markdown table: a row for each features and head, a column for each data set and split.
+def _average(fits: pd.DataFrame) -> dict[str, Any]:
+    rmse, sd, one = fits["test_rmse"].mean(), fits["test_rmse"].std(ddof=0), len(fits) == 1
+    return {
+        "unit": fits["unit"].iloc[0],
+        "seeds": len(fits),
+        "valid_rmse": fits["valid_rmse"].mean(),
+        "rmse": rmse,
+        "sd": sd,
+        "low": fits["test_rmse_low"].iloc[0] if one else rmse - sd,
+        "high": fits["test_rmse_high"].iloc[0] if one else rmse + sd,
+        "rmse_of_mean": fits["test_rmse_of_mean"].mean(),
+        "sd_of_mean": fits["test_rmse_of_mean"].std(ddof=0),
+    }
+
+
+def choose(results: pd.DataFrame, ours: bool) -> pd.DataFrame:
+    """Pick the fit with the lowest valid RMSE for each split of each data set: of ours, or of the baselines."""
+    found = results[(results["model"] != "") == ours]
+    return found.loc[found.groupby([*PLACE, "seed"])["valid_rmse"].idxmin()]
+
+
+def markdown(results: pd.DataFrame, summary: pd.DataFrame, notes: Sequence[str]) -> str:
+    """Set the results as Markdown: a row for each features and head, a column for each data set and split.
 
     The lowest figure of a column is bold. The last rows say what one gets who chooses features and head by valid
-    RMSE, among those with an embedding and among the others.
+    RMSE, among ours and among the baselines. Where there are both, a second table compares the choice of ours with
+    every baseline.
     """
     places = sorted(summary[PLACE].drop_duplicates().itertuples(index=False, name=None))
-    column = {place: summary[(summary[PLACE] == list(place)).all(axis=1)] for place in places}
+    column = {place: _at(summary, place) for place in places}
     head = ["features", "head"] + [f"{name} {split} ({column[name, split]['unit'].iloc[0]})" for name, split in places]
-    lines = [head, ["---"] * len(head)]
+    lines = [head]
     for label, model_head in summary[["label", "head"]].drop_duplicates().itertuples(index=False, name=None):
         cells = []
         for place in places:
@@ -126,28 +137,95 @@ def markdown(summary: pd.DataFrame, notes: Sequence[str]) -> str:
             row = found[(found["label"] == label) & (found["head"] == model_head)]
             cells.append(_cell(row.iloc[0], bool(row.index[0] == found["rmse"].idxmin())) if len(row) else "")
         lines.append([label, model_head, *cells])
-    embedded = summary["model"] != ""
-    for title, of in (("embeddings", embedded), ("the others", ~embedded)):
-        if of.any():
-            cells = []
-            for place in places:
-                found = column[place][of[column[place].index]]
-                best = found.loc[found["valid_rmse"].idxmin()] if len(found) else None
-                cells.append("" if best is None else f"{_cell(best)}: {best['label']}, {best['head']}")
-            lines.append([f"*chosen by valid RMSE: {title}*", "", *cells])
+    for title, ours in (("ours", True), ("baselines", False)):
+        fits = choose(results, ours)
+        if len(fits):
+            chosen = [_at(fits, place) for place in places]
+            cells = [f"{_cell(_average(found))}: {_names(found)}" if len(found) else "" for found in chosen]
+            lines.append([f"*{title}, chosen by valid RMSE*", "", *cells])
     of_mean = [_value(column[place].iloc[0], "rmse_of_mean", "sd_of_mean") for place in places]
     lines.append(["*the train part's mean*", "", *of_mean])
     return "\n".join(
         [
             "Test RMSE: mean ± sd over the random splits' seeds; 95 % bootstrap interval of the test part in brackets, "
-            "where there is one split. Lowest of a column in bold.",
+            "where there is one split. Lowest of a column in bold. Hyperparameters, and each choice below, have the "
+            "lowest valid RMSE of their split (so ridge's figures are not those of a leave-one-out choice on train).",
             "",
-            *("| " + " | ".join(cells) + " |" for cells in lines),
+            *_table(lines),
             "",
+            *_comparison(results, places),
             *(f"- {note}" for note in notes),
             "",
         ]
     )
+
+
+def _comparison(results: pd.DataFrame, places: Sequence[tuple[str, str]]) -> list[str]:
+    """Say of each place whether our choice has a lower test RMSE than every baseline, and else by how much not."""
+    chosen = choose(results, ours=True)
+    lines = [["", "ours minus lowest baseline", "lowest baseline", "ours / train sd", "baselines not beaten"]]
+    for place in places:
+        ours = _at(chosen, place)
+        rivals = []
+        for key, fits in _at(results[results["model"] == ""], place).groupby(["label", "head"], sort=False):
+            both = ours.merge(fits, on="seed", suffixes=("", "_theirs"))
+            if len(both):
+                rivals.append((both["test_rmse"].mean() - both["test_rmse_theirs"].mean(), ", ".join(key), both))
+        if rivals:
+            rivals.sort(key=lambda rival: -rival[0])
+            worse = [f"{name} (by {by:.3f})" for by, name, _ in rivals if by >= 0]
+            said = f"**{len(worse)} of {len(rivals)}**: {'; '.join(worse)}" if worse else f"none of {len(rivals)}"
+            difference, name, both = rivals[0]
+            spread, relative = _spread(both), ours["test_rmse_over_sd"].mean()
+            lines.append([" ".join(place), f"{difference:+.3f} {spread}", name, f"{relative:.3f}", said])
+    if len(lines) == 1:
+        return []
+    explained = (
+        "Ours, chosen by valid RMSE, against each baseline on the same splits: difference of test RMSE ± sd over "
+        "seeds, or its 95 % interval (paired bootstrap of the test part). Negative: ours is better. The lowest "
+        "baseline is the one that is lowest on test, which nobody could have chosen."
+    )
+    return [explained, "", *_table(lines), "", *_informative(results)]
+
+
+def _informative(results: pd.DataFrame) -> list[str]:
+    """Say where the informative embedding has a lower test RMSE than the mean embedding, and where not."""
+    wide = results[results["model"] != ""].pivot_table(
+        index=["model", *PLACE, "head"], columns="features", values="test_rmse"
+    )
+    if not {"mean", "informative"} <= set(wide):
+        return []
+    difference = (wide["informative"] - wide["mean"]).dropna()
+    where = [f"{' '.join(key[1:])} (by {by:.3f})" for key, by in difference.items() if by >= 0]
+    said = f"informative is below mean in {len(difference) - len(where)} of {len(difference)} places and heads"
+    return [f"- {said}{'; not in ' if where else ''}{', '.join(where)}."]
+
+
+def _spread(both: pd.DataFrame) -> str:
+    if len(both) > 1:
+        return f"± {(both['test_rmse'] - both['test_rmse_theirs']).std(ddof=0):.3f}"
+    fit = both.iloc[0]
+    pair = [
+        downstream.bootstrap(np.asarray(fit["test_measured"]), np.asarray(fit[f"test_predictions{whose}"]))
+        for whose in ("", "_theirs")
+    ]
+    low, high = np.quantile(pair[0] - pair[1], [0.025, 0.975])
+    return f"[{low:+.2f}, {high:+.2f}]"
+
+
+def _at(frame: pd.DataFrame, place: tuple[str, str]) -> pd.DataFrame:
+    return frame[(frame[PLACE] == list(place)).all(axis=1)]
+
+
+def _names(fits: pd.DataFrame) -> str:
+    """Name what was chosen, the most frequent first, with how often if that differs between seeds."""
+    counts = (fits["label"] + ", " + fits["head"]).value_counts()
+    return "; ".join(f"{name} ({n} of {len(fits)})" if len(counts) > 1 else name for name, n in counts.items())
+
+
+def _table(lines: Sequence[Sequence[str]]) -> list[str]:
+    ruled = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return ["| " + " | ".join(cells) + " |" for cells in ruled]
 
 
 def _value(row: Any, mean: str = "rmse", sd: str = "sd") -> str:

@@ -12,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from molcmim import benchmark, datasets, smiles, speed
-from molcmim.benchmark import Plan, read_extra, run
+from molcmim.benchmark import Plan, Table, read_extra, run
 from molcmim.cli import app
 from molcmim.downstream import fit_head
 from molcmim.featurizer import Featurizer
+from molcmim.predictors import PREDICTORS, Labelled, Prediction, Predictor
 
 PLAN = {"datasets": ["freesolv"], "heads": ["ridge"], "seeds": 2}
 
@@ -113,10 +114,11 @@ def test_table_says_mean_sd_interval_and_choice_by_valid(folder: Path) -> None:
     assert f"| {one.test_rmse:.3f} [{one.test_rmse_low:.2f}, {one.test_rmse_high:.2f}] |" in row
     ours = table[(table.model == "tiny") & (table.split == "scaffold")]
     chosen = ours.loc[ours.valid_rmse.idxmin()]
-    line = next(line for line in lines if "chosen by valid RMSE: embeddings" in line)
+    line = next(line for line in lines if "ours, chosen by valid RMSE" in line)
     assert f"{chosen.test_rmse:.3f}" in line
     assert f": {chosen.features}, ridge |" in line
-    assert sum(line.count("**") for line in lines) == 4  # one bold figure a column
+    first = lines[: lines.index("", 2)]
+    assert sum(line.count("**") for line in first) == 4  # one bold figure a column
 
 
 def test_features_of_others(tmp_path: Path, shared_data: Path, folder: Path) -> None:
@@ -140,8 +142,62 @@ def test_unknown_names_list_the_known_ones() -> None:
         Plan(features=["mean", "both+ecfp"])
     with pytest.raises(ValueError, match="unknown head lasso; known are ridge, svr, mlp, forest"):
         Plan(heads=["lasso"])
+    with pytest.raises(ValueError, match="unknown predictor grover; known are finetuned, chemprop, dmpnn"):
+        Plan(predictors=["grover"])
+    with pytest.raises(ValueError, match="maccs is a name of ours; rename that table"):
+        Plan(extra=["a/maccs.csv"])
     with pytest.raises(ValueError, match="two of the checkpoints have one name"):
         Plan(checkpoints=["a/small", "b/small"])
+
+
+def test_predictors_stand_in_the_same_table_and_are_known_by_what_they_depend_on(
+    folder: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted = []
+
+    def mean(train: Labelled, valid: Labelled, test: list[str], seed: int, checkpoint: str) -> Prediction:
+        fitted.append((len(train.y), len(valid.y), len(test), seed, checkpoint))
+        value = train.y.mean()
+        return Prediction({"value": value}, np.full(len(valid.y), value), np.full(len(test), value))
+
+    settings = {"a": 1}
+    known = Predictor(mean, ("rdkit",), "mean", lambda: settings)
+    monkeypatch.setitem(PREDICTORS, "guess", known)
+    copy, plan = tmp_path / "copy", Plan(**PLAN, features=[], predictors=["guess"], data=shared_data / "moleculenet")
+    shutil.copytree(folder, copy)
+    rows = run(plan, copy, jobs=1).query("features == 'guess'")
+    assert fitted == [(513, 64, 65, 0, ""), (513, 64, 65, 1, ""), (513, 64, 65, 0, "")]
+    np.testing.assert_allclose(rows.test_rmse, rows.test_rmse_of_mean)
+    assert set(rows["head"]) == {"end-to-end"}
+    assert "| guess | end-to-end |" in (copy / "table.md").read_text()
+    run(plan, copy, jobs=1)
+    assert len(fitted) == 3
+    settings["a"] = 2
+    assert len(run(plan, copy, jobs=1).query("features == 'guess'")) == len(fitted) == 6
+    monkeypatch.setitem(PREDICTORS, "guess", known._replace(packages=("no-such-package",)))
+    with pytest.raises(ImportError, match="guess needs no-such-package, which is not installed: pip install 'mean'"):
+        Plan(predictors=["guess"])
+
+
+def test_a_table_of_ones_own(shared_data: Path, tmp_path: Path) -> None:
+    data = datasets.load("freesolv", shared_data / "moleculenet")[:200]
+    data.rename(columns={"smiles": "structure", "y": "dG"}).assign(id="x").to_csv(tmp_path / "mine.csv", index=False)
+    arguments = [
+        "benchmark", "property", "-o", str(tmp_path / "out"), "--csv", str(tmp_path / "mine.csv"), "--target", "dG",
+        "--column", "structure", "--features", "maccs", "--heads", "ridge", "--seeds", "2", "--jobs", "1",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "| features | head | mine random (units of dG) | mine scaffold (units of dG) |" in result.stdout
+    row = results(tmp_path / "out").query("split == 'random' and seed == 1").iloc[0]
+    X, y = smiles.fingerprints(data.smiles, "maccs"), data.y.to_numpy()
+    assert row.test_rmse == pytest.approx(fit_head("ridge", X, y, datasets.split(data, "random", 1), 1).test_rmse)
+    data.assign(y=["", *data.y[1:]]).to_csv(tmp_path / "mine.csv", index=False)
+    table = Table(tmp_path / "mine.csv", "y", unit="kcal/mol")
+    with pytest.raises(ValueError, match=r"mine\.csv: no y in 1 row\(s\), 0: leave them out"):
+        Plan(datasets=[], tables=[table]).load()
+    with pytest.raises(ValueError, match="esol is the name of more than one data set"):
+        Plan(tables=[table._replace(path=Path("esol.csv"))])
 
 
 def test_speed_times_all_and_compares_with_mean(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,9 @@ def test_metrics_are_scikit_learns(problem: tuple[np.ndarray, np.ndarray]) -> No
     fit = fit_head("ridge", X, y, SPLIT)
     truth, predicted = y[SPLIT.test], fit.test_predictions
     assert fit.valid_rmse == pytest.approx(root_mean_squared_error(y[SPLIT.valid], fit.valid_predictions))
+    assert fit.valid_mae == pytest.approx(mean_absolute_error(y[SPLIT.valid], fit.valid_predictions))
+    assert fit.valid_r2 == pytest.approx(r2_score(y[SPLIT.valid], fit.valid_predictions))
+    assert fit.valid_spearman == pytest.approx(spearmanr(y[SPLIT.valid], fit.valid_predictions).statistic)
     assert fit.test_rmse == pytest.approx(root_mean_squared_error(truth, predicted))
     assert fit.test_rmse_over_sd == pytest.approx(fit.test_rmse / y[SPLIT.train].std())
     assert fit.test_mae == pytest.approx(mean_absolute_error(truth, predicted))

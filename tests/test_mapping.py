@@ -1,0 +1,74 @@
+"""mapping, and the command that draws it: layouts against scikit-learn, neighbours kept, every row in the table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.decomposition import PCA
+from typer.testing import CliRunner
+
+from molcmim import datasets, mapping, plots
+from molcmim.cli import app
+from molcmim.featurizer import Featurizer
+
+
+def test_pca_is_scikit_learns_and_tsne_keeps_groups_together() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat([0, 1, 2], 20)
+    X = 10 * rng.normal(size=(3, 60))[group] + rng.normal(size=(60, 60))
+    plane, axes = mapping.layout(X, "pca")
+    ours, theirs = plane[:, 0], PCA(2).fit_transform(X)[:, 0]
+    np.testing.assert_allclose(ours * np.sign(ours @ theirs), theirs, rtol=1e-6)
+    assert axes[0].startswith("PC 1 (")
+    plane, _ = mapping.layout(X, random_state=1)
+    np.testing.assert_array_equal(mapping.layout(X, random_state=1)[0], plane)
+    distance = np.linalg.norm(plane[:, None] - plane[None], axis=2) + 1e9 * np.eye(60)
+    assert (group[distance.argmin(1)] == group).all()
+    with pytest.raises(ValueError, match="unknown method 'umap'; known are tsne, pca"):
+        mapping.layout(X, "umap")
+    with pytest.raises(ValueError, match="at least 4 molecules that can be embedded; there are 3"):
+        mapping.layout(X[:3])
+
+
+def test_every_row_is_in_the_table_and_a_bad_one_says_why(
+    tiny_checkpoint: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    data = datasets.load("freesolv", shared_data / "moleculenet")[:40].rename(columns={"y": "dG"})
+    data.loc[3, "smiles"], data.loc[5, "dG"] = "C1CC", np.nan
+    data.to_csv(tmp_path / "mine.csv", index=False)
+    output = tmp_path / "map.parquet"
+    arguments = [
+        "map", str(tmp_path / "mine.csv"), "-o", str(output), "--color", "dG", "--unit", "kcal/mol", "--method", "pca",
+        "--checkpoint", str(tiny_checkpoint), "--strict",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2, result.output
+    assert "40 rows, 1 of them bad" in result.stderr
+    found = pd.read_parquet(output)
+    pd.testing.assert_frame_equal(found[["smiles", "dG"]], data)
+    assert found.error[3].startswith("unclosed ring")
+    assert found[["map_1", "map_2"]].isna().all(axis=1).tolist() == (found.error != "").tolist()
+    good = found.drop(index=3)
+    X = Featurizer.from_pretrained(tiny_checkpoint).featurize(good.smiles)
+    expected, _ = mapping.layout(X, "pca")
+    np.testing.assert_allclose(good[["map_1", "map_2"]], expected, atol=1e-4)
+    assert (tmp_path / "map.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    result = CliRunner().invoke(app, arguments[:4])
+    assert result.exit_code == 1
+    assert "say by --color which column colours molecules" in result.stderr
+
+
+def test_colours_and_what_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: kept.append(figure))
+    points, values = np.arange(400.0).reshape(200, 2), np.r_[np.arange(199.0), np.nan]
+    plots.plane(points, values, "a title", ("a", "b"), "value (unit)", tmp_path / "x.png")
+    axes, bar = kept[0].axes
+    grey, colored = axes.collections
+    np.testing.assert_array_equal(grey.get_offsets(), points[-1:])
+    np.testing.assert_array_equal(colored.get_array(), values[:-1])
+    assert colored.get_clim() == pytest.approx(tuple(np.quantile(values[:-1], [0.02, 0.98])))
+    assert (axes.get_title(), bar.get_ylabel()) == ("a title", "value (unit)")
