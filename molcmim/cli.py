@@ -9,7 +9,7 @@ import typer
 import typer.core
 
 import molcmim
-from molcmim import cli_generation
+from molcmim import cli_generation, cli_map
 
 
 class _Commands(typer.core.TyperGroup):
@@ -18,7 +18,7 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             typer.echo(f"molcmim: {error}", err=True)
             raise typer.Exit(1) from error
 
@@ -196,12 +196,23 @@ def benchmark_property(
     checkpoint: Annotated[
         list[str] | None, typer.Option(help="Name or folder, may be given several times; default: molcmim-small.")
     ] = None,
-    datasets: Annotated[str, typer.Option(help="Comma between names.")] = "esol,freesolv,lipophilicity",
+    datasets: Annotated[
+        str | None, typer.Option(help="Comma between names; default: esol,freesolv,lipophilicity, or --csv alone.")
+    ] = None,
+    csv: Annotated[
+        list[Path] | None, typer.Option(help="Molecule file with measured values of your own; see --target.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="Column of those values.")] = "y",
+    column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
+    unit: Annotated[str, typer.Option(help="Unit of those values.")] = "",
     splits: Annotated[str, typer.Option(help="Comma between names.")] = "random,scaffold",
     features: Annotated[
         str, typer.Option(help="Embeddings, RDKit's, names of --extra files; + puts several side by side.")
     ] = "mean,informative,both,morgan,rdkit2d,maccs,rdkit2d+morgan,both+rdkit2d",
     heads: Annotated[str, typer.Option(help="Comma between names.")] = "ridge,svr,mlp,forest",
+    predictors: Annotated[
+        str, typer.Option(help="Trained end to end, comma between names: finetuned, chemprop, dmpnn.")
+    ] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of the property sets; default: cache, download.")] = None,
     extra: Annotated[
         list[Path] | None, typer.Option(help="Table (.csv, .parquet) of features of your own: smiles and numbers.")
@@ -210,12 +221,13 @@ def benchmark_property(
     jobs: Annotated[int, typer.Option(help="Processes; -1: one a core.")] = -1,
 ) -> None:
     """Predict measured properties from embeddings and from classical features: table, CSV, pictures."""
-    from molcmim.benchmark import Plan, run
+    from molcmim.benchmark import Plan, Table, run
 
-    plan = Plan(
-        datasets.split(","), splits.split(","), features.split(","), heads.split(","),
-        checkpoint or ["molcmim-small"], data, extra or [], seeds,
-    )  # fmt: skip
+    if datasets is None:
+        datasets = "" if csv else "esol,freesolv,lipophilicity"
+    tables = [Table(path, target, column, unit) for path in csv or []]
+    names = [text.split(",") if text else [] for text in (datasets, splits, features, heads, predictors)]
+    plan = Plan(*names[:4], checkpoint or ["molcmim-small"], data, extra or [], seeds, names[4], tables)
     results = run(plan, output, jobs)
     typer.echo((output / "table.md").read_text(encoding="utf-8"))
     typer.echo(f"{output}: {len(results)} fits", err=True)
@@ -244,7 +256,8 @@ def benchmark_speed(
     typer.echo(speed.markdown(measured))
 
 
-app.add_typer(cli_generation.app)  # its commands stand beside these
+app.add_typer(cli_generation.app)  # its commands stand beside these, as do those of
+app.add_typer(cli_map.app)
 
 
 if __name__ == "__main__":

@@ -64,8 +64,8 @@ def test_sklearn_example_beats_the_mean(workplace: Path, shared_data: Path) -> N
 
 
 def test_deepchem_example_beats_the_mean(workplace: Path, shared_data: Path) -> None:
-    csv = shared_data / "moleculenet" / "deepchem" / "delaney-processed.csv"
-    printed = run([sys.executable, "examples/03_deepchem.py", "--csv", str(csv)], workplace)
+    data = shared_data / "moleculenet" / "deepchem"
+    printed = run([sys.executable, "examples/03_deepchem.py", "--data", str(data)], workplace)
     rmse = float(re.search(r"rms_score': (?:np\.float64\()?([\d.]+)", printed)[1])
     assert rmse < 1.6  # the train set's mean has 2.315
 
