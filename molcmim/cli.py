@@ -98,6 +98,9 @@ def pretrain_model(
     valid: Annotated[Path, typer.Option(help="Token store of held-out molecules, same tokenizer.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
     recipe: Annotated[str, typer.Option(help="tiny, small, base, or a YAML file of choices.")] = "small",
+    objective: Annotated[
+        str | None, typer.Option(help="In place of the recipe's: cmim, mim, vae, infonce, minc, ...")
+    ] = None,
     choices: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,7 +111,8 @@ def pretrain_model(
     """Pretrain a model; the same command goes on with an interrupted run.
 
     The result is the checkpoint OUTPUT/model; OUTPUT/log.csv and OUTPUT/curves.png show how training goes. Every
-    choice and its meaning: molcmim.recipe.Recipe. Several GPUs: torchrun --nproc-per-node 4 -m molcmim.cli pretrain ...
+    choice and its meaning: molcmim.recipe.Recipe; an unknown objective lists the known ones, and one that the posterior
+    or the store does not fit says what it needs. Several GPUs: torchrun --nproc-per-node 4 -m molcmim.cli pretrain ...
     """
     import yaml
 
@@ -121,6 +125,8 @@ def pretrain_model(
         if not equals:
             raise typer.BadParameter(f"{choice!r} is not of the form KEY=VALUE", param_hint="--set")
         overrides[key] = yaml.safe_load(value)
+    if objective is not None:
+        overrides["objective"] = objective
     typer.echo(pretrain(store, valid, output, Recipe.load(recipe, **overrides)))
 
 

@@ -46,8 +46,9 @@ class MolCMIMConfig(PretrainedConfig):
         Width of the depthwise convolution that mixes neighbouring tokens before they are read; 0 for none.
     dropout : float
         Dropout on embeddings and residual branches while training.
-    posterior : {"sampled", "learned"}
-        Whether the training posterior's logvar is drawn from U(-6, 0) per molecule or comes from the encoder.
+    posterior : {"sampled", "learned", "point"}
+        Whether the training posterior's logvar is drawn from U(-6, 0) per molecule or comes from the encoder, or z is
+        mu(x) without noise.
     num_descriptors : int
         Size of the descriptor vector that the chemistry factor log p(d | z) predicts; 0 for no such head.
 
@@ -89,8 +90,8 @@ class MolCMIMConfig(PretrainedConfig):
     ) -> None:
         if heads < 1 or width < 1 or width % heads:
             raise ValueError(f"width must be a multiple of heads, got width={width}, heads={heads}")
-        if posterior not in ("sampled", "learned"):
-            raise ValueError(f"posterior must be 'sampled' or 'learned', got {posterior!r}")
+        if posterior not in ("sampled", "learned", "point"):
+            raise ValueError(f"posterior must be 'sampled', 'learned' or 'point', got {posterior!r}")
         if notation not in ("smiles", "selfies"):
             raise ValueError(f"notation must be 'smiles' or 'selfies', got {notation!r}")
         if min(latent_dim, num_latents, memory_tokens, encoder_layers, decoder_layers) < 1:

@@ -11,7 +11,8 @@ from molcmim.files import atomic_path
 
 PANELS: dict[str, tuple[str, ...]] = {
     "parts of the objective (nats, mean over molecules)": (
-        "log_px", "half_log_qz", "half_log_pz", "log_p_match", "log_p_descriptors"),
+        "log_px", "half_log_qz", "half_log_pz", "minus_kl", "log_p_match", "log_p_view", "alignment", "repulsion",
+        "invariance", "variance", "covariance", "redundancy", "log_p_descriptors"),
     "token accuracy and exact reconstruction": (
         "token_accuracy", "eval_token_accuracy", "eval_exact_reconstruction", "eval_descriptor_r2"),
     "held-out bits per character": ("eval_bits_per_character",),

@@ -5,6 +5,7 @@ Shapes: b batch, z latent dimension.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterable, Iterator
@@ -21,6 +22,7 @@ from molcmim.config import MolCMIMConfig
 from molcmim.data import BucketedBatches, StoreManifest, TokenStore
 from molcmim.decoding import decode_ids
 from molcmim.model import MolCMIMModel
+from molcmim.objectives import Objective
 
 ACTIVE_VARIANCE = 0.01
 BATCH_SIZE = 128
@@ -30,7 +32,7 @@ PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L
 
 @dataclass(frozen=True)
 class HeldOut:
-    """How a model does on molecules it has not seen.
+    """How a model does on molecules it has not seen; what asks the decoder is NaN where none was trained.
 
     Attributes
     ----------
@@ -66,11 +68,15 @@ class HeldOut:
 
 @torch.inference_mode()
 def held_out(
-    model: MolCMIMModel, batches: Iterable[dict[str, Tensor]], token_characters: Float[Tensor, " v"]
+    model: MolCMIMModel,
+    batches: Iterable[dict[str, Tensor]],
+    token_characters: Float[Tensor, " v"],
+    decoder: bool = True,
 ) -> HeldOut:
     """Evaluate on batches as ``molcmim.data.BucketedBatches`` yields them, on the model's device and in its precision.
 
-    `token_characters` holds how many characters each token spells (0 for special tokens).
+    `token_characters` holds how many characters each token spells (0 for special tokens). Without `decoder`, which a
+    model that was trained without one has not learned to use, nothing is decoded.
     """
     training = model.training
     model.eval()
@@ -79,14 +85,15 @@ def held_out(
     for batch in batches:
         batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
         target = batch["target_ids"]
-        out = model(batch["input_ids"], target, batch["attention_mask"], sample=False)
-        correct += out.num_correct.sum().item()
-        tokens += out.num_tokens.sum().item()
-        nats -= out.log_px.double().sum().item()
-        characters += token_characters.to(target.device)[target].sum().item()
-        decoded = decode_ids(model, out.mu, max_length=target.shape[1])
-        decoded = F.pad(decoded, (0, target.shape[1] - decoded.shape[1]), value=model.config.pad_token_id)
-        exact += (decoded == target).all(1).sum().item()
+        out = model(batch["input_ids"], target if decoder else None, batch["attention_mask"], sample=False)
+        if out.log_px is not None:
+            correct += out.num_correct.sum().item()
+            tokens += out.num_tokens.sum().item()
+            nats -= out.log_px.double().sum().item()
+            characters += token_characters.to(target.device)[target].sum().item()
+            decoded = decode_ids(model, out.mu, max_length=target.shape[1])
+            decoded = F.pad(decoded, (0, target.shape[1] - decoded.shape[1]), value=model.config.pad_token_id)
+            exact += (decoded == target).all(1).sum().item()
         if out.descriptors is not None and "descriptors" in batch:
             predicted.append(out.descriptors.cpu())
             described.append(batch["descriptors"].cpu())
@@ -94,9 +101,9 @@ def held_out(
     model.train(training)
     mu = torch.cat(mus)
     return HeldOut(
-        exact_reconstruction=exact / len(mu),
-        token_accuracy=correct / tokens,
-        nats_per_token=nats / tokens,
+        exact_reconstruction=exact / len(mu) if tokens else math.nan,
+        token_accuracy=correct / tokens if tokens else math.nan,
+        nats_per_token=nats / tokens if tokens else math.nan,
         bits_per_character=nats / characters / math.log(2) if characters else math.nan,
         active_dimensions=int((mu.var(0) > ACTIVE_VARIANCE).sum()),
         effective_rank=effective_rank(mu),
@@ -148,16 +155,25 @@ def mean_cosine(x: Float[Tensor, "b z"]) -> float:
     return ((unit.sum(0).square().sum() - len(x)) / (len(x) * (len(x) - 1))).item()
 
 
-def training_flops(config: MolCMIMConfig, tokens: int) -> float:
-    """Floating-point operations to train on one molecule of `tokens` tokens: forward, and twice that backward."""
+def training_flops(config: MolCMIMConfig, tokens: int, objective: Objective) -> float:
+    """Floating-point operations to train on one molecule of `tokens` tokens: forward, and twice that backward.
+
+    Both views and no decoder, where the objective has it so; a moving-average encoder runs forward only.
+    """
     with torch.device("meta"):
         model = MolCMIMModel(config).train()
-        ids = torch.ones(1, tokens, dtype=torch.long)
+        ids = torch.ones(objective.views, tokens, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        model(ids, ids, ids)
-    return 3.0 * counter.get_total_flops()
+        model(ids, ids[:1] if objective.decoder else None, ids)
+    trained = 3.0 * counter.get_total_flops()
+    if not objective.moving_average:
+        return trained
+    with FlopCounterMode(display=False) as counter:
+        model.encode(ids, ids)
+    return trained + counter.get_total_flops()
 
 
+@functools.cache
 def peak_flops(device: torch.device) -> float:
     """FLOP/s that matrix products can reach in bfloat16: the data sheet's for a known GPU, else measured."""
     if device.type == "cuda":

@@ -15,37 +15,38 @@ from transformers import AutoModel, PreTrainedModel
 
 from molcmim.config import MolCMIMConfig
 from molcmim.decoder import Decoder
-from molcmim.encoder import Encoder
+from molcmim.encoder import Encoder, Read, Stem
 from molcmim.latent import LOGVAR_MAX, LOGVAR_MIN, Posterior
+from molcmim.layers import Block
 
 
 @dataclass
 class MolCMIMOutput:
-    """What one pass over a batch yields; all float32 but the counts.
+    """What one pass over a batch yields; all float32 but the counts. n is b unless some rows were encoded only.
 
     Attributes
     ----------
     mu, logvar : Tensor
-        (b, z) parameters of the posterior that z was drawn from.
+        (n, z) parameters of the posterior that z was drawn from.
     z : Tensor
-        (b, z) the latent code.
-    log_px : Tensor
-        (b,) log p(x|z) in nats, summed over the predicted tokens.
-    num_tokens : Tensor
+        (n, z) the latent code.
+    log_px : Tensor or None
+        (b,) log p(x|z) in nats, summed over the predicted tokens; None if nothing was decoded.
+    num_tokens : Tensor or None
         (b,) predicted tokens of each molecule, ``</s>`` included.
-    num_correct : Tensor
+    num_correct : Tensor or None
         (b,) of these, how many were the most probable.
     descriptors : Tensor or None
-        (b, p) mean of p(d|z), if the model has that head.
+        (n, p) mean of p(d|z), if the model has that head.
     """
 
-    mu: Float[Tensor, "b z"]
-    logvar: Float[Tensor, "b z"]
-    z: Float[Tensor, "b z"]
-    log_px: Float[Tensor, " b"]
-    num_tokens: Int[Tensor, " b"]
-    num_correct: Int[Tensor, " b"]
-    descriptors: Float[Tensor, "b p"] | None
+    mu: Float[Tensor, "n z"]
+    logvar: Float[Tensor, "n z"]
+    z: Float[Tensor, "n z"]
+    log_px: Float[Tensor, " b"] | None
+    num_tokens: Int[Tensor, " b"] | None
+    num_correct: Int[Tensor, " b"] | None
+    descriptors: Float[Tensor, "n p"] | None
 
 
 class MolCMIMModel(PreTrainedModel):
@@ -92,6 +93,15 @@ class MolCMIMModel(PreTrainedModel):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
 
+    def compile_layers(self) -> None:
+        """Have ``torch.compile`` make each kind of layer, once, when it is first run.
+
+        The layers are nearly all of the time, and compiling them takes seconds where the whole model takes minutes.
+        """
+        for module in self.modules():
+            if isinstance(module, Block | Read | Stem):
+                module.compile(dynamic=True)
+
     def encode(
         self,
         input_ids: Int[Tensor, "b t"],
@@ -100,13 +110,13 @@ class MolCMIMModel(PreTrainedModel):
         """Posterior q(z|x) of right-padded molecules.
 
         Under ``posterior="sampled"`` the logvar is one draw of U(-6, 0) a molecule while training, and -6 (the
-        narrowest of them) otherwise.
+        narrowest of them) otherwise; under "point", whose z is mu, it is -6 as well.
         """
         latents = self.encoder(input_ids, attention_mask).flatten(1)
         mu = self.to_mu(latents).float()
         if self.to_logvar is not None:
             logvar = self.to_logvar(latents).float().clamp(LOGVAR_MIN, LOGVAR_MAX)
-        elif self.training:
+        elif self.training and self.config.posterior == "sampled":
             logvar = torch.empty_like(mu[:, :1]).uniform_(LOGVAR_MIN, LOGVAR_MAX).expand_as(mu)
         else:
             logvar = torch.full_like(mu, LOGVAR_MIN)
@@ -121,15 +131,22 @@ class MolCMIMModel(PreTrainedModel):
 
     def forward(
         self,
-        input_ids: Int[Tensor, "b t"],
-        target_ids: Int[Tensor, "b u"],
-        attention_mask: Int[Tensor, "b t"] | Bool[Tensor, "b t"] | None = None,
+        input_ids: Int[Tensor, "n t"],
+        target_ids: Int[Tensor, "b u"] | None,
+        attention_mask: Int[Tensor, "n t"] | Bool[Tensor, "n t"] | None = None,
         sample: bool = True,
     ) -> MolCMIMOutput:
-        """Encode `input_ids`, draw z (or take mu, if not `sample`), and score `target_ids` under the decoder."""
+        """Encode `input_ids`, draw z (or take mu, if not `sample`), and score `target_ids` under the decoder.
+
+        There may be fewer targets than inputs: they belong to the first rows, and the others are encoded only. None:
+        the decoder is not run.
+        """
         posterior = self.encode(input_ids, attention_mask)
-        z = posterior.rsample() if sample else posterior.mu
-        logits = self.decoder.to_vocabulary(self.decode_hidden(target_ids, z)).float()
+        z = posterior.rsample() if sample and self.config.posterior != "point" else posterior.mu
+        descriptors = None if self.to_descriptors is None else self.to_descriptors(z).float()
+        if target_ids is None:
+            return MolCMIMOutput(posterior.mu, posterior.logvar, z, None, None, None, descriptors)
+        logits = self.decoder.to_vocabulary(self.decode_hidden(target_ids, z[: len(target_ids)])).float()
         labels = target_ids[:, 1:]
         predicted = labels != self.config.pad_token_id
         log_p = -F.cross_entropy(logits.transpose(1, 2), labels, reduction="none") * predicted
@@ -140,7 +157,7 @@ class MolCMIMModel(PreTrainedModel):
             log_px=log_p.sum(1),
             num_tokens=predicted.sum(1),
             num_correct=((logits.argmax(-1) == labels) & predicted).sum(1),
-            descriptors=None if self.to_descriptors is None else self.to_descriptors(z).float(),
+            descriptors=descriptors,
         )
 
 

@@ -34,14 +34,16 @@ class Recipe:
         Single settings of ``MolCMIMConfig`` that differ from the named size.
     objective : str
         Name in ``molcmim.objectives.OBJECTIVES``.
-    temperature, reduction, positive
+    temperature, reduction, positive, beta
         See ``molcmim.objectives.Settings``.
     mode : {"canonical", "equivariant", "invariant"}
         What is read and what is to be written, see ``molcmim.data.BucketedBatches``.
-    posterior : {"sampled", "learned"}
-        See ``MolCMIMConfig``.
+    posterior : {"sampled", "learned", "point"}
+        See ``MolCMIMConfig``; which of them an objective allows, ``molcmim.objectives.OBJECTIVES`` says.
     chemistry_factor : bool
         Whether log p(d | z) over the store's descriptors is added to the objective.
+    encoder_decay, moment_decay : float
+        What a step leaves of the moving-average encoder and of Lambda, for objectives that have them (MINC).
     batch_size : int
         Molecules per step, over all ranks.
     steps : int
@@ -56,7 +58,7 @@ class Recipe:
     precision : {"bf16", "fp32"}
         Of the network while training. Objectives are float32 in any case.
     compile : bool
-        Whether ``torch.compile`` is used.
+        Whether layers go through ``torch.compile``, see ``MolCMIMModel.compile_layers``.
     seed : int
         Of everything that is drawn.
     log_every, evaluate_every, save_every : int
@@ -73,9 +75,12 @@ class Recipe:
     temperature: float = 1.0
     reduction: str = "mean"
     positive: str = "z"
+    beta: float = 1.0
     mode: str = "invariant"
     posterior: str = "sampled"
     chemistry_factor: bool = False
+    encoder_decay: float = 0.99
+    moment_decay: float = 0.9
     batch_size: int = 256
     steps: int = 1000
     optimizer: str = "muon"
@@ -106,6 +111,17 @@ class Recipe:
         if taken := sorted(self.model.keys() & _NOT_OF_THE_MODEL):
             raise ValueError(f"model sets {', '.join(taken)}, which the store or another choice of the recipe decides")
         MolCMIMConfig.named(self.size, posterior=self.posterior, **self.model)  # the same
+        needs = OBJECTIVES[self.objective]
+        if self.posterior not in needs.posteriors:
+            raise ValueError(
+                f"objective {self.objective!r} needs posterior {' or '.join(map(repr, needs.posteriors))}, "
+                f"not {self.posterior!r}"
+            )
+        if needs.views == 2 and self.mode == "canonical":
+            raise ValueError(
+                f"objective {self.objective!r} compares two spellings of a molecule, mode 'canonical' reads one; "
+                "use mode 'invariant' or 'equivariant'"
+            )
         for name, least in (
             ("batch_size", 1), ("steps", 1), ("log_every", 1), ("evaluate_every", 1), ("save_every", 1),
             ("evaluate_molecules", 1), ("learning_rate", 0), ("warmup_steps", 0), ("decay_share", 0),
@@ -113,6 +129,9 @@ class Recipe:
         ):  # fmt: skip
             if not getattr(self, name) >= least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("encoder_decay", "moment_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
         if self.warmup_steps + self.decay_steps > self.steps:
             raise ValueError(
                 f"{self.warmup_steps} warm-up steps and a decay over {self.decay_share} of the run do not fit into "
@@ -127,7 +146,7 @@ class Recipe:
     @property
     def settings(self) -> Settings:
         """What the objective function gets."""
-        return Settings(self.temperature, self.reduction, self.positive)
+        return Settings(self.temperature, self.reduction, self.positive, self.beta)
 
     @classmethod
     def load(cls, name_or_path: str | os.PathLike[str], **overrides: Any) -> Recipe:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import (
@@ -33,20 +33,25 @@ from transformers.utils import logging as transformers_logging
 
 from molcmim import checkpoint
 from molcmim.config import MolCMIMConfig
+from molcmim.contrastive import Views
 from molcmim.curves import write_curves, write_log
 from molcmim.data import PAD_MULTIPLE, BucketedBatches, StoreManifest, TokenStore
 from molcmim.files import atomic_path
 from molcmim.latent import Posterior
 from molcmim.metrics import held_out, held_out_batches, peak_flops, token_characters, training_flops
-from molcmim.model import MolCMIMModel
+from molcmim.model import MolCMIMModel, MolCMIMOutput
+from molcmim.moving_average import MovingAverage
 from molcmim.objectives import OBJECTIVES, Sample, log_p_descriptors
 from molcmim.optimizer import build_optimizer
+from molcmim.preflight import check_compiler, check_continues, check_stores
 from molcmim.progress import Progress
+from molcmim.ranks import gather_ranks
 from molcmim.recipe import Recipe
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 
 WHOLE = "whole"
 """Empty file that is written last into a checkpoint, so that one cut short is never resumed from."""
+MOVING_AVERAGE = "moving_average.safetensors"
 
 
 class PretrainTrainer(Trainer):
@@ -68,12 +73,16 @@ class PretrainTrainer(Trainer):
         self.add_callback(CurveCallback())
         self.recipe, self.batches, self.valid, self.token_characters = recipe, batches, valid, token_characters
         self.model_accepts_loss_kwargs = False
-        self.parts_of = OBJECTIVES[recipe.objective]
+        self.criterion = OBJECTIVES[recipe.objective]
+        self.moving: MovingAverage | None = None
+        if self.criterion.moving_average:
+            self.moving = MovingAverage(model, recipe.encoder_decay, recipe.moment_decay)
+            self.add_callback(MovingAverageCallback(self.moving, model))
         self._sums: dict[str, Tensor] = {}
         self._molecules = 0
         self._since = time.perf_counter()
         median = int(np.median(batches.store.lengths[:: batches.store.manifest.spellings]))
-        self._flops_per_molecule = training_flops(model.config, median)
+        self._flops_per_molecule = training_flops(model.config, median, self.criterion)
         self._peak = peak_flops(arguments.device) * arguments.world_size
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
@@ -105,21 +114,35 @@ class PretrainTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
         """Negative batch mean of the sum of the objective's parts."""
-        out = model(inputs["input_ids"], inputs["target_ids"], inputs["attention_mask"])
-        all_z, first = gather_ranks(out.z)
-        sample = Sample(out.log_px, out.num_tokens, out.z, Posterior(out.mu, out.logvar), all_z, first)
-        parts = self.parts_of(sample, self.recipe.settings)
+        ids, mask = both_views(inputs) if self.criterion.views == 2 else (inputs["input_ids"], inputs["attention_mask"])
+        out = model(ids, inputs["target_ids"] if self.criterion.decoder else None, mask)
+        molecules = len(inputs["input_ids"])
+        parts = self.criterion(self._sample(out, molecules, ids, mask), self.recipe.settings)
         if out.descriptors is not None:
-            log_pd = log_p_descriptors(out.descriptors, inputs["descriptors"])
+            log_pd = log_p_descriptors(out.descriptors[:molecules], inputs["descriptors"])
             size = out.descriptors.shape[-1] if self.recipe.reduction == "mean" else 1
             parts["log_p_descriptors"] = log_pd / size
         loss = -torch.stack(list(parts.values())).sum(0).mean()
-        self._tally(
-            {name: part.mean() for name, part in parts.items()}
-            | {"correct": out.num_correct.sum(), "tokens": out.num_tokens.sum(), "steps": loss.new_ones(())}
-        )
-        self._molecules += len(out.z) * self.args.world_size
+        tally = {name: part.mean() for name, part in parts.items()} | {"steps": loss.new_ones(())}
+        if out.num_correct is not None and out.num_tokens is not None:
+            tally |= {"correct": out.num_correct.sum(), "tokens": out.num_tokens.sum()}
+        self._tally(tally)
+        self._molecules += molecules * self.args.world_size
         return loss
+
+    def _sample(self, out: MolCMIMOutput, molecules: int, ids: Tensor, mask: Tensor) -> Sample:
+        """Collect what the objective sees; with two views, the second ones are the rows from `molecules` on."""
+        z, posterior = out.z[:molecules], Posterior(out.mu[:molecules], out.logvar[:molecules])
+        if self.criterion.views == 1:
+            return Sample(out.log_px, out.num_tokens, z, posterior, *gather_ranks(z))
+        first, second = out.mu.chunk(2)
+        (all_first, start), (all_second, _) = gather_ranks(first), gather_ranks(second)
+        views = Views(first, second, all_first, all_second, start)
+        if self.moving is not None:
+            target, target_second = self.moving.features(ids, mask).chunk(2)
+            moment = self.moving.second_moment(out.mu)
+            views = Views(first, second, all_first, all_second, start, target, target_second, moment)
+        return Sample(out.log_px, out.num_tokens, z, posterior, views=views)
 
     def _tally(self, values: dict[str, Tensor]) -> None:
         # Sums stay on the device: reading them every step would make the device wait.
@@ -132,12 +155,12 @@ class PretrainTrainer(Trainer):
         if self._sums and "loss" in logs:
             over_ranks = self.accelerator.reduce(torch.stack(list(self._sums.values())), reduction="mean")
             sums = dict(zip(self._sums, over_ranks.tolist(), strict=True))
-            steps, correct, tokens = sums.pop("steps"), sums.pop("correct"), sums.pop("tokens")
+            steps, correct, tokens = sums.pop("steps"), sums.pop("correct", 0.0), sums.pop("tokens", 0.0)
             now = time.perf_counter()
             speed = self._molecules / (now - self._since)
             logs |= {name: value / steps for name, value in sums.items()}
+            logs |= {"token_accuracy": correct / tokens} if tokens else {}
             logs |= {
-                "token_accuracy": correct / tokens,
                 "molecules_per_second": speed,
                 "mfu": speed * self._flops_per_molecule / self._peak,
                 "molecules": self.state.global_step * self.recipe.batch_size,
@@ -148,8 +171,9 @@ class PretrainTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Held-out metrics of ``molcmim.metrics``; every rank computes them, the first one logs."""
         started = time.perf_counter()
-        with self.compute_loss_context_manager():
-            metrics = held_out(self.pretrained, self.valid, self.token_characters)
+        # Decoding token by token has a shape of its own at every step: not worth compiling for.
+        with self.compute_loss_context_manager(), torch.compiler.set_stance("force_eager"):
+            metrics = held_out(self.pretrained, self.valid, self.token_characters, self.criterion.decoder)
         logs = {f"eval_{name}": value for name, value in metrics.as_dict().items()}
         self.log(logs)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, logs)
@@ -165,6 +189,8 @@ class PretrainTrainer(Trainer):
         self.accelerator.wait_for_everyone()  # each rank writes its own random state
         if self.args.should_save:
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            if self.moving is not None:
+                self.moving.save(folder / MOVING_AVERAGE)
             os.sync()
             (folder / WHOLE).touch()
 
@@ -186,29 +212,25 @@ class CurveCallback(TrainerCallback):
     on_train_end = on_evaluate
 
 
-def gather_ranks(z: Tensor) -> tuple[Tensor | None, int]:
-    """Codes of all ranks, with gradients, and where this rank's begin; (None, 0) outside data parallelism.
+class MovingAverageCallback(TrainerCallback):
+    """Moves the average after each step of the optimizer, before that step's checkpoint."""
 
-    The gradient that reaches another rank's code is summed over ranks on the way back, so that with the mean over
-    ranks that data parallelism takes, R ranks of B molecules train as one batch of R * B does.
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return None, 0
-    return _Gather.apply(z), dist.get_rank() * len(z)
+    def __init__(self, moving: MovingAverage, model: MolCMIMModel) -> None:
+        self.moving, self.model = moving, model
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        """Move."""
+        self.moving.step(self.model)
 
 
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, z: Tensor) -> Tensor:
-        ranks = [torch.empty_like(z) for _ in range(dist.get_world_size())]
-        dist.all_gather(ranks, z.contiguous())
-        return torch.cat(ranks)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].contiguous()
-        dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+def both_views(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of all first views and then all second ones, padded on the right to one length."""
+    width = max(inputs["input_ids"].shape[1], inputs["input_ids_2"].shape[1])
+    ids, mask = (
+        torch.cat([F.pad(inputs[view], (0, width - inputs[view].shape[1])) for view in (name, f"{name}_2")])
+        for name in ("input_ids", "attention_mask")
+    )
+    return ids, mask
 
 
 def pretrain(
@@ -239,7 +261,7 @@ def pretrain(
     train_store, valid_store = TokenStore(store), TokenStore(valid)
     tokenizer = load_tokenizer(train_store.manifest.tokenizer)
     manifest = train_store.manifest
-    _check_stores(manifest, valid_store.manifest, vocab_hash(tokenizer), recipe)
+    check_stores(manifest, valid_store.manifest, vocab_hash(tokenizer), recipe)
     config = MolCMIMConfig.named(
         recipe.size,
         **{
@@ -259,15 +281,22 @@ def pretrain(
             "raise max_position_embeddings or prepare with a smaller --max-length"
         )
     newest = newest_whole_checkpoint(output)
-    _check_continues(output, newest, recipe, config)
+    check_continues(output, newest, recipe, config)
     set_seed(recipe.seed)
     model = MolCMIMModel(config)
+    if recipe.compile:
+        check_compiler()
+        model.compile_layers()
+    needs = OBJECTIVES[recipe.objective]
+    if not needs.decoder:
+        model.decoder.requires_grad_(False)  # never run, so that no process may wait for its gradients
     arguments = training_arguments(recipe, output)
     batches = BucketedBatches(
         train_store,
         recipe.batch_size,
         seed=recipe.seed,
         mode=recipe.mode,
+        views=needs.views,
         rank=arguments.process_index,
         world=arguments.world_size,
     )
@@ -283,6 +312,8 @@ def pretrain(
     if trainer.is_world_process_zero():
         _remember_recipe(output, recipe)
         _remove_unfinished(output)
+    if newest and trainer.moving is not None:
+        trainer.moving.load(newest / MOVING_AVERAGE)
     done = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     if trainer.is_world_process_zero():
         facts = {
@@ -326,7 +357,6 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         optim="adamw_torch_fused",
         bf16=recipe.precision == "bf16",
         use_cpu=not cuda,
-        torch_compile=recipe.compile,
         seed=recipe.seed,
         logging_steps=recipe.log_every,
         logging_first_step=True,
@@ -357,37 +387,6 @@ def _remove_unfinished(run: Path) -> None:
 def _padded(tokens: int) -> int:
     """Length of a sequence of `tokens` tokens in a batch."""
     return -(-tokens // PAD_MULTIPLE) * PAD_MULTIPLE
-
-
-def _check_stores(train: StoreManifest, valid: StoreManifest, tokenizer_hash: str, recipe: Recipe) -> None:
-    if not train.vocab_hash == valid.vocab_hash == tokenizer_hash:
-        raise ValueError(
-            f"the stores were prepared with another vocabulary than tokenizer {train.tokenizer!r} has now "
-            f"(train {train.vocab_hash[:12]}, valid {valid.vocab_hash[:12]}, tokenizer {tokenizer_hash[:12]}); "
-            "prepare them again"
-        )
-    if recipe.chemistry_factor and not train.descriptor_names:
-        raise ValueError("chemistry_factor needs descriptors in the store; prepare it with --descriptors")
-    if recipe.mode != "canonical" and train.spellings < 2:
-        raise ValueError(f"mode {recipe.mode!r} needs random spellings in the store; prepare it with --spellings")
-
-
-def _check_continues(output: Path, newest: Path | None, recipe: Recipe, config: MolCMIMConfig) -> None:
-    """Refuse to go on with a run of another model, on another vocabulary, or by another objective."""
-    path = output / "recipe.yaml"
-    if newest is None or not path.exists():
-        return
-    may_change = {"steps", "warmup_steps", "decay_share", "max_grad_norm", "precision", "compile", "log_every",
-                  "evaluate_every", "evaluate_molecules", "save_every", "loader_workers"}  # fmt: skip
-    before, now = dataclasses.asdict(Recipe.load(path)), dataclasses.asdict(recipe)
-    changed = [name for name in now if name not in may_change and before[name] != now[name]]
-    trained = MolCMIMConfig.from_pretrained(newest)
-    changed += [name for name in ("vocab_hash", "max_position_embeddings", "num_descriptors")
-                if getattr(trained, name) != getattr(config, name)]  # fmt: skip
-    if changed:
-        raise ValueError(
-            f"{output} holds a run with another {', '.join(changed)}; use its recipe.yaml and store, or another folder"
-        )
 
 
 def _remember_recipe(output: Path, recipe: Recipe) -> None:

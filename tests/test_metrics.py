@@ -15,6 +15,7 @@ from molcmim import metrics
 from molcmim.config import MolCMIMConfig
 from molcmim.data import TokenStore
 from molcmim.model import MolCMIMModel
+from molcmim.objectives import OBJECTIVES
 from molcmim.tokenizer import load_tokenizer
 
 CHARACTERS = metrics.token_characters(load_tokenizer("smiles"))
@@ -132,7 +133,11 @@ def test_training_flops_are_the_matrix_products_counted_by_hand(stem):
     s = m + t - 1
     decoder = 2 * z * m * d + c * (2 * s * block + 2 * 2 * s * s * d) + 2 * (t - 1) * d * v
     heads = 2 * k * d * z + 2 * z * p
-    assert metrics.training_flops(config, t) == 3 * (encoder + decoder + heads)
+    assert metrics.training_flops(config, t, OBJECTIVES["cmim"]) == 3 * (encoder + decoder + heads)
+    read = 2 * (encoder + heads)  # both views
+    assert metrics.training_flops(config, t, OBJECTIVES["infonce"]) == 3 * read
+    assert metrics.training_flops(config, t, OBJECTIVES["infonce-x"]) == 3 * (read + decoder)
+    assert metrics.training_flops(config, t, OBJECTIVES["minc"]) == 3 * read + read - 2 * 2 * z * p
 
 
 def test_peak_flops_are_of_this_machine():

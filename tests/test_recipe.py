@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from molcmim.config import SIZES
-from molcmim.objectives import Settings
+from molcmim.objectives import OBJECTIVES, Settings
 from molcmim.recipe import Recipe
 
 
@@ -30,7 +30,18 @@ def test_overrides():
 
 
 def test_settings_of_the_objective():
-    assert Recipe(temperature=0.1, reduction="sum", positive="mu").settings == Settings(0.1, "sum", "mu")
+    recipe = Recipe(temperature=0.1, reduction="sum", positive="mu", beta=2.0)
+    assert recipe.settings == Settings(0.1, "sum", "mu", 2.0)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("posterior", ["sampled", "learned", "point"])
+def test_an_objective_takes_the_posteriors_that_it_means_something_under(objective, posterior):
+    if posterior in OBJECTIVES[objective].posteriors:
+        assert Recipe.load("tiny", objective=objective, posterior=posterior).objective == objective
+    else:
+        with pytest.raises(ValueError, match=f"objective '{objective}' needs posterior .*, not '{posterior}'"):
+            Recipe.load("tiny", objective=objective, posterior=posterior)
 
 
 def test_decay_steps():
@@ -64,6 +75,15 @@ def test_what_code_sets_is_checked_as_well():
         ({"precision": "fp16"}, "precision must be 'bf16' or 'fp32', got 'fp16'"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"reduction": "max"}, "reduction must be"),
+        ({"beta": -1}, "beta must be at least 0"),
+        ({"encoder_decay": 1.0}, r"encoder_decay must be in \[0, 1\), got 1.0"),
+        ({"moment_decay": -0.1}, r"moment_decay must be in \[0, 1\), got -0.1"),
+        ({"objective": "vae"}, "objective 'vae' needs posterior 'learned', not 'sampled'"),
+        ({"objective": "infonce-x", "posterior": "learned"}, "needs posterior 'point' or 'sampled', not 'learned'"),
+        (
+            {"objective": "infonce", "posterior": "point", "mode": "canonical"},
+            "objective 'infonce' compares two spellings of a molecule, mode 'canonical' reads one",
+        ),
         ({"positive": "x"}, "positive must be"),
         ({"posterior": "fixed"}, "posterior must be"),
         ({"size": "huge"}, "unknown size 'huge'"),

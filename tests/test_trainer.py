@@ -250,5 +250,13 @@ def test_command_line(stores, tmp_path, monkeypatch):
     (arguments,) = seen
     assert arguments[:3] == (*stores, tmp_path)
     assert arguments[3] == Recipe.load("tiny", steps=50, compile=True, **{"model.width": 128})
+    CliRunner().invoke(app, [*command, "--objective", "vae", "--set", "posterior=learned"])
+    assert seen[1][3] == Recipe.load("tiny", objective="vae", posterior="learned")
+    refused = CliRunner().invoke(app, [*command, "--objective", "vae"])
+    assert (refused.exit_code, len(seen)) == (1, 2)
+    assert "objective 'vae' needs posterior 'learned', not 'sampled'" in refused.output
+    refused = CliRunner().invoke(app, [*command, "--objective", "bert"])
+    assert (refused.exit_code, len(seen)) == (1, 2)
+    assert "unknown objective 'bert'; known are mim, cmim, cmim-sum, ae," in refused.output
     assert CliRunner().invoke(app, [*command, "--set", "steps"]).exit_code == 2
     assert "--set" in CliRunner().invoke(app, ["pretrain", "--help"]).output

@@ -1,0 +1,248 @@
+"""Pretraining by every objective: it learns, does not collapse, resumes to the bit, and two processes train as one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from stores import MOLECULES, batch_of, write_store
+from transformers import set_seed
+
+from molcmim.config import MolCMIMConfig
+from molcmim.contrastive import Views
+from molcmim.decoder import Decoder
+from molcmim.latent import Posterior
+from molcmim.metrics import effective_rank
+from molcmim.model import MolCMIMModel
+from molcmim.moving_average import MovingAverage
+from molcmim.objectives import OBJECTIVES, Sample, Settings
+from molcmim.optimizer import build_optimizer
+from molcmim.recipe import Recipe
+from molcmim.trainer import MOVING_AVERAGE, both_views, pretrain
+
+STEPS = 30
+CHOICES = {
+    "steps": STEPS,
+    "batch_size": 8,
+    "warmup_steps": 3,
+    "temperature": 0.3,
+    "seed": 3,
+    "log_every": 5,
+    "evaluate_every": STEPS,
+    "save_every": STEPS,
+    "model.width": 32,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 1,
+}
+EVERY_4 = {"warmup_steps": 0, "evaluate_every": 4, "save_every": 4}
+PARTS = {
+    "mim": {"log_px", "half_log_qz", "half_log_pz"},
+    "cmim": {"log_px", "half_log_qz", "half_log_pz", "log_p_match"},
+    "cmim-sum": {"log_px", "half_log_qz", "half_log_pz", "log_p_match"},
+    "ae": {"log_px"},
+    "vae": {"log_px", "minus_kl"},
+    "cvae": {"log_px", "minus_kl", "log_p_match"},
+    "infonce": {"log_p_view"},
+    "infonce-x": {"log_p_view", "log_px"},
+    "spectral": {"alignment", "repulsion"},
+    "minc": {"alignment", "repulsion"},
+    "vicreg": {"invariance", "variance", "covariance"},
+    "barlow-twins": {"invariance", "redundancy"},
+}
+
+
+def recipe(objective, **changes):
+    posterior = OBJECTIVES[objective].posteriors[0]
+    return Recipe.load("tiny", **{**CHOICES, "objective": objective, "posterior": posterior, **changes})
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return write_store(folder / "train", 0, 40, True), write_store(folder / "valid", 40, None, True)
+
+
+def learn(name, steps=60):
+    """Train a tiny model on the 24 shortest molecules; return the parts by step and the means."""
+    shortest = sorted(MOLECULES, key=lambda molecule: len(molecule[0]))[:24]
+    batch, other = batch_of(shortest), batch_of([(second, first) for first, second in shortest])
+    batch |= {"input_ids_2": other["input_ids"], "attention_mask_2": other["attention_mask"]}
+    needs = OBJECTIVES[name]
+    torch.manual_seed(0)
+    sizes = {"width": 32, "stem_kernel": 3, "encoder_layers": 1, "decoder_layers": 1}
+    posterior = "learned" if "learned" in needs.posteriors else "point"
+    model = MolCMIMModel(MolCMIMConfig.named("tiny", posterior=posterior, **sizes)).train()
+    optimizer = build_optimizer(model, lr=7e-3, weight_decay=0.0)
+    moving = MovingAverage(model, 0.9, 0.9)
+    history = []
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = 7e-3 * min(1, (step + 1) / 10)
+        ids, mask = both_views(batch) if needs.views == 2 else (batch["input_ids"], batch["attention_mask"])
+        out = model(ids, batch["target_ids"] if needs.decoder else None, mask)
+        views = None
+        if needs.views == 2:
+            first, second = moving.features(ids, mask).chunk(2)
+            moment = moving.second_moment(out.mu)
+            views = Views(*out.mu.chunk(2), target_first=first, target_second=second, second_moment=moment)
+        posterior = Posterior(out.mu[:24], out.logvar[:24])
+        parts = needs(Sample(out.log_px, out.num_tokens, out.z[:24], posterior, views=views), Settings(0.3))
+        loss = -sum(parts.values()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        moving.step(model)
+        history.append({"loss": loss.item()} | {part: values.mean().item() for part, values in parts.items()})
+    with torch.no_grad():
+        mu = model.eval().encode(batch["input_ids"], batch["attention_mask"]).mu
+    return pd.DataFrame(history), mu
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_it_learns_and_does_not_collapse(objective):
+    log, mu = learn(objective)
+    assert set(log) == PARTS[objective] | {"loss"}
+    assert log["loss"].iloc[-1] < log["loss"].iloc[0] - 0.65 * abs(log["loss"].iloc[0])
+    for part in PARTS[objective] & {"log_px", "log_p_view", "alignment", "half_log_pz"}:
+        assert log[part].iloc[-1] > log[part].iloc[0], part
+    assert effective_rank(mu) > 2  # 1 is collapse to a line
+
+
+@pytest.mark.parametrize("chemistry", [False, True])
+def test_without_a_decoder_term_no_decoder_is_run_or_trained(stores, tmp_path, monkeypatch, chemistry):
+    monkeypatch.setattr(Decoder, "run", lambda *_: pytest.fail("the decoder ran"))
+    output = tmp_path / "run"
+    pretrain(*stores, output, recipe("infonce", steps=4, log_every=1, chemistry_factor=chemistry, **EVERY_4))
+    log = pd.read_csv(output / "log.csv")
+    parts = PARTS["infonce"] | ({"log_p_descriptors"} if chemistry else set())  # the factor adds to any
+    assert set(log) >= parts
+    assert not set(log) & (set().union(*PARTS.values()) - parts)
+    np.testing.assert_allclose(-log[sorted(parts)].sum(axis=1), log["loss"], rtol=1e-3)
+    assert "token_accuracy" not in log
+    assert log["eval_exact_reconstruction"].isna().all()
+    assert log["eval_effective_rank"].notna().any()
+    set_seed(3)
+    start = MolCMIMModel(MolCMIMConfig.from_pretrained(output / "model")).state_dict()
+    end = load_file(output / "model" / "model.safetensors")
+    assert all(torch.equal(weight, end[name]) == name.startswith("decoder.") for name, weight in start.items()
+               if weight.abs().sum() > 0 and "norm" not in name)  # fmt: skip
+
+
+def test_minc_resumes_to_the_bit(stores, tmp_path):
+    whole = tmp_path / "whole"
+    choices = {"steps": 12, "evaluate_every": 12, "save_every": 4}
+    pretrain(*stores, whole, recipe("minc", **choices))
+    cut = tmp_path / "cut"
+    shutil.copytree(whole, cut, ignore=shutil.ignore_patterns("checkpoint-12", "model"))
+    assert [path.name for path in cut.glob("checkpoint-*")] == ["checkpoint-8"]
+    pretrain(*stores, cut, recipe("minc", **choices))
+    for name in ("checkpoint-12/model.safetensors", f"checkpoint-12/{MOVING_AVERAGE}", "model/model.safetensors"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    averaged = load_file(whole / "checkpoint-12" / MOVING_AVERAGE)
+    assert averaged["average.n_averaged"] == 12
+    # The average matters: without it the same four steps end elsewhere.
+    forgot = tmp_path / "forgot"
+    shutil.copytree(whole, forgot, ignore=shutil.ignore_patterns("checkpoint-12", "model"))
+    fresh = load_file(forgot / "checkpoint-8" / MOVING_AVERAGE)
+    save_file({n: v * 0 if n in ("moment", "weight") else v for n, v in fresh.items()},
+              forgot / "checkpoint-8" / MOVING_AVERAGE)  # fmt: skip
+    pretrain(*stores, forgot, recipe("minc", **choices))
+    assert (forgot / "model/model.safetensors").read_bytes() != (whole / "model/model.safetensors").read_bytes()
+
+
+RANK = """
+import sys
+from molcmim.latent import Posterior
+Posterior.rsample = lambda self, noise=None: self.mu  # noise is drawn by rank, so that it cannot be compared
+from molcmim.recipe import Recipe
+from molcmim.trainer import pretrain
+for recipe in sys.argv[4:]:
+    pretrain(*sys.argv[1:3], sys.argv[3] + "/" + recipe.split("/")[-1].removesuffix(".yaml"), Recipe.load(recipe))
+"""
+COMPARED = ("infonce-x", "minc", "vicreg")
+
+
+def test_two_processes_train_as_one_with_the_whole_batch(stores, tmp_path, monkeypatch):
+    choices = {"steps": 3, "log_every": 1, "warmup_steps": 0, "optimizer": "adamw", "evaluate_every": 3}
+    recipes = {name: recipe(name, **choices) for name in COMPARED}
+    for name, one in recipes.items():
+        (tmp_path / f"{name}.yaml").write_text(one.dump())
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = [*map(str, stores), str(tmp_path / "two"), *(str(tmp_path / f"{name}.yaml") for name in COMPARED)]
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, *arguments],
+            env={**os.environ, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""},
+            stderr=subprocess.PIPE, text=True,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    errors = [rank.communicate()[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    monkeypatch.setattr(Posterior, "rsample", lambda self, noise=None: self.mu)
+    for name, choice in recipes.items():
+        pretrain(*stores, tmp_path / "one" / name, choice)
+        one, two = (pd.read_csv(tmp_path / number / name / "log.csv") for number in ("one", "two"))
+        for column in ("loss", "grad_norm", *PARTS[name]):
+            np.testing.assert_allclose(two[column], one[column], rtol=1e-3, atol=1e-4, err_msg=f"{name} {column}")
+
+
+def test_both_views_are_read_as_they_are_one_by_one():
+    torch.manual_seed(0)
+    model = MolCMIMModel(MolCMIMConfig.named("tiny", posterior="point")).train()
+    inputs = {
+        "input_ids": torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]).bool(),
+        "input_ids_2": torch.tensor([[1, 6, 5, 9, 8, 2], [1, 7, 8, 2, 0, 0]]),
+        "attention_mask_2": torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]]).bool(),
+    }
+    ids, mask = both_views(inputs)
+    together = model(ids, inputs["input_ids"], mask)
+    for rows, view in ((slice(0, 2), ""), (slice(2, 4), "_2")):
+        alone = model.encode(inputs[f"input_ids{view}"], inputs[f"attention_mask{view}"]).mu
+        torch.testing.assert_close(together.mu[rows], alone)
+    first = model(inputs["input_ids"], inputs["input_ids"], inputs["attention_mask"])
+    torch.testing.assert_close(together.log_px, first.log_px)
+    assert torch.equal(together.z, together.mu)  # a point, in training too
+    assert model(ids, None, mask).log_px is None
+
+
+@pytest.mark.parametrize(
+    ("objective", "store", "choices", "message"),
+    [
+        ("infonce", {"spellings": 1}, {}, "'infonce' compares two spellings of a molecule, the store has one"),
+        ("minc", {"spellings": 1}, {"mode": "equivariant"}, "prepare it with --spellings"),
+        ("mim", {"spellings": 1}, {}, "mode 'invariant' needs random spellings in the store"),
+    ],
+)
+def test_a_store_without_random_spellings_is_refused(tmp_path, monkeypatch, stores, objective, store, choices, message):
+    from molcmim import trainer
+
+    manifest = trainer.StoreManifest.load(stores[0])
+    monkeypatch.setattr(trainer.TokenStore, "__init__", lambda self, path: setattr(self, "manifest", manifest))
+    for name, value in store.items():
+        object.__setattr__(manifest, name, value)
+    with pytest.raises(ValueError, match=message):
+        pretrain(*stores, tmp_path / "run", recipe(objective, **choices))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_averages_decay_is_part_of_the_run(stores, tmp_path):
+    pretrain(*stores, tmp_path / "run", recipe("minc", steps=2, warmup_steps=0, evaluate_every=2, save_every=2))
+    with pytest.raises(ValueError, match="holds a run with another encoder_decay"):
+        pretrain(
+            *stores, tmp_path / "run",
+            recipe("minc", steps=4, warmup_steps=0, evaluate_every=2, save_every=2, encoder_decay=0.5),
+        )  # fmt: skip
