@@ -11,6 +11,9 @@ import pandas as pd
 
 from molcmim.files import atomic_path
 
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+"""Told apart with any colour vision (Okabe & Ito, 2008)."""
+
 
 def bars(summary: pd.DataFrame, path: Path) -> None:
     """Draw test RMSE of all features and heads, a panel for every data set and split.
@@ -28,11 +31,14 @@ def bars(summary: pd.DataFrame, path: Path) -> None:
     grid = figure.subplots(len(splits), len(datasets), squeeze=False, sharey=True)
     for axes, (split, dataset) in zip(grid.flat, ((s, d) for s in splits for d in datasets), strict=True):
         panel = summary[(summary["dataset"] == dataset) & (summary["split"] == split)]
+        panel = panel.assign(head=panel["head"].map(heads.index))
+        heads_of = panel.groupby("label")["head"]  # those that a label has lie side by side, around its middle
+        at = heads_of.rank() - 0.5 - heads_of.transform("count") / 2
+        at = panel["label"].map(labels.index) + 0.8 * at / len(heads)
         for i, head in enumerate(heads):
-            rows = panel[panel["head"] == head]
-            at = [labels.index(label) + 0.8 * ((i + 0.5) / len(heads) - 0.5) for label in rows["label"]]
+            rows = panel[panel["head"] == i]
             whiskers = [rows["rmse"] - rows["low"], rows["high"] - rows["rmse"]]
-            axes.barh(at, rows["rmse"], 0.8 / len(heads), xerr=whiskers, label=head, color=f"C{i}",
+            axes.barh(at[rows.index], rows["rmse"], 0.8 / len(heads), xerr=whiskers, label=head, color=COLORS[i],
                       error_kw={"elinewidth": 0.8, "ecolor": "0.3"})  # fmt: skip
         axes.set_yticks(range(len(labels)), labels)
         axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -66,10 +72,12 @@ def parity(panels: Mapping[str, tuple[Any, Any]], title: str, unit: str, path: P
     span = (float(measured.min()) - margin, float(measured.max()) + margin)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
+    for axes in grid.flat[len(panels) - columns : len(panels)]:
+        axes.tick_params(labelbottom=True)  # nothing stands below
     for axes, (name, (y, predicted)) in zip(grid.flat, panels.items(), strict=False):
         outside = int(((predicted < span[0]) | (predicted > span[1])).sum())
         axes.plot(span, span, color="0.6", linewidth=1)
-        axes.scatter(y, np.clip(predicted, *span), s=7, alpha=0.5, linewidths=0)
+        axes.scatter(y, np.clip(predicted, *span), s=7, alpha=0.5, linewidths=0, color=COLORS[0])
         axes.set(xlim=span, ylim=span, aspect="equal")
         axes.set_title(name + (f"\n({outside} beyond the frame, drawn on it)" if outside else ""), fontsize=9)
         axes.grid(alpha=0.3)
