@@ -1,8 +1,9 @@
-"""A file of molecules -> a file of embeddings, of any size: streamed, and resumed where a killed run stopped.
+"""A file of molecules -> a file of numbers for each, of any size: streamed, and resumed where a killed run stopped.
 
-Rows are read in chunks. Worker processes judge and encode them ahead of the model; each chunk, embedded, becomes
-a shard in the folder `.<output>.partial` beside the output. When all are there they are merged into the output,
-and the folder goes. A chunk's embeddings depend on the chunk alone, so a resumed run ends with the same bytes.
+Rows are read in chunks. Worker processes judge and encode them ahead of the model; each chunk, with its embeddings or
+predictions, becomes a shard in the folder `.<output>.partial` beside the output. When all are there they are merged
+into the output, and the folder goes. A chunk's numbers depend on the chunk alone, so a resumed run ends with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ import os
 import shutil
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import joblib
 import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from molcmim import checkpoint, files, folders
+from molcmim import checkpoint, files, folders, tuned
 from molcmim.featurizer import Featurizer
 from molcmim.workers import ordered_map
 
@@ -36,7 +37,32 @@ class Summary(NamedTuple):
     rows: int
     """Rows of the input, and of the output."""
     bad: int
-    """How many of them could not be embedded."""
+    """How many of them could not be read."""
+
+
+class Judged(Protocol):
+    """Molecules that have been read."""
+
+    @property
+    def reasons(self) -> list[str | None]:
+        """Why a row is bad, None for a good one."""
+
+
+class Work(NamedTuple):
+    """What is done to the rows of a file."""
+
+    read: Callable[[list[Any]], Any]
+    """Molecules -> :class:`Judged`. Picklable, for worker processes."""
+    compute: Callable[[Any], np.ndarray]
+    """What `read` returns -> (rows, width), NaN for a bad row."""
+    width: int
+    """Numbers a row."""
+    columns: Sequence[str] | None
+    """Their names; None: an embedding."""
+    on_cpu: bool
+    """Whether `compute` runs on the CPU."""
+    settings: Mapping[str, Any]
+    """What the numbers depend on beside the input; kept with the output."""
 
 
 def featurize_file(
@@ -88,14 +114,95 @@ def featurize_file(
         If an earlier, unfinished run for this output had another input or other settings; if the input cannot be
         read or has columns that the output adds.
     """
+    featurizer = Featurizer.from_pretrained(name_or_path, device)
+    record = checkpoint.read_record(checkpoint.resolve(name_or_path))
+    settings = {
+        "checkpoint": Path(name_or_path).name,
+        **_identity(record),
+        "embedding": embedding,
+        "dim": featurizer.dim(embedding),
+        "precision": str(featurizer.model.dtype).removeprefix("torch."),
+        "canonicalize": canonicalize,
+        "standardize": standardize,
+    }
+    work = Work(
+        featurizer.reader(canonicalize, standardize).read,
+        lambda encoded: featurizer.embed_encoded(encoded, embedding, batch_size),
+        featurizer.dim(embedding),
+        None,
+        featurizer.model.device.type == "cpu",
+        settings,
+    )
+    return work_through(
+        input, output, work, column=column, format=format, chunk_rows=chunk_rows, workers=workers, restart=restart,
+        progress=progress,
+    )  # fmt: skip
+
+
+def predict_file(
+    input: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    *,
+    column: str | None = None,
+    format: str | None = None,
+    chunk_rows: int = 2_000,
+    workers: int | None = None,
+    device: str | None = None,
+    restart: bool = False,
+    progress: bool = True,
+) -> Summary:
+    """Predict every row of a file with a fine-tuned model; otherwise as :func:`featurize_file`.
+
+    Parameters
+    ----------
+    model
+        Folder that ``molcmim finetune`` or an estimator's `save` wrote. The output's columns are its
+        :attr:`molcmim.tuned.PropertyModel.columns`.
+    input, output, column, format, chunk_rows, workers, device, restart, progress
+        As for :func:`featurize_file`, which also says what is raised.
+    """
+    loaded = tuned.PropertyModel.load(model, device)
+    settings = {
+        "model": Path(model).name,
+        **_identity(tuned.read_record(Path(model))),
+        "columns": loaded.columns,
+        "spellings": loaded.task.spellings,
+    }
+    work = Work(
+        loaded.speller().read,
+        lambda spelled: loaded.outputs(spelled).astype(np.float32),
+        len(loaded.columns),
+        loaded.columns,
+        next(loaded.networks[0].parameters()).device.type == "cpu",
+        settings,
+    )
+    return work_through(
+        input, output, work, column=column, format=format, chunk_rows=chunk_rows, workers=workers, restart=restart,
+        progress=progress,
+    )  # fmt: skip
+
+
+def work_through(
+    input: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    work: Work,
+    *,
+    column: str | None,
+    format: str | None,
+    chunk_rows: int,
+    workers: int | None,
+    restart: bool,
+    progress: bool,
+) -> Summary:
+    """Do the work to every row of a file, chunk by chunk; see :func:`featurize_file` for the rest."""
     output = Path(output)
     if output.suffix.lower() not in files.OUTPUT_SUFFIXES:
         raise ValueError(f"{output}: unknown suffix; the output may be {', '.join(files.OUTPUT_SUFFIXES)}")
     if output.exists() and not restart:
         raise FileExistsError(f"{output} exists; remove it, name another file, or restart")
-    featurizer = Featurizer.from_pretrained(name_or_path, device)
     if workers is None:
-        workers = 1 if featurizer.model.device.type == "cpu" else joblib.cpu_count()
+        workers = 1 if work.on_cpu else joblib.cpu_count()
     with _shard_folder(output, restart) as folder:
         source = Path(input)
         if os.fspath(input) == "-":
@@ -108,12 +215,7 @@ def featurize_file(
             "column": column,
             "format": format,
             "chunk_rows": chunk_rows,
-            **_identity(name_or_path),
-            "embedding": embedding,
-            "dim": featurizer.dim(embedding),
-            "precision": str(featurizer.model.dtype).removeprefix("torch."),
-            "canonicalize": canonicalize,
-            "standardize": standardize,
+            **work.settings,
         }
         _agree(folder, settings)
         bar = tqdm(
@@ -129,19 +231,19 @@ def featurize_file(
         def to_do() -> Iterator[list[Any]]:
             for chunk in files.read_chunks(source, column, format, chunk_rows):
                 if not shards:
-                    _check_columns(chunk.table.column_names, output, featurizer.dim(embedding))
+                    _check_columns(chunk.table.column_names, output, work)
                 shards.append(folder / f"{len(shards):06d}.arrow")
                 if not shards[-1].exists():
                     waiting.append((shards[-1], chunk.table))
                     yield chunk.smiles
 
         with bar:
-            for _, encoded in ordered_map(featurizer.reader(canonicalize, standardize).read, to_do(), workers):
+            for _, judged in ordered_map(work.read, to_do(), workers):
                 shard, table = waiting.popleft()
-                X = featurizer.embed_encoded(encoded, embedding, batch_size)
-                _write_shard(shard, table, encoded.reasons, X)
+                X = work.compute(judged)
+                _write_shard(shard, table, judged.reasons, X)
                 bar.update(len(X))
-        return _merge(shards, output, settings)
+        return _merge(shards, output, settings, work.columns)
 
 
 @contextlib.contextmanager
@@ -164,11 +266,9 @@ def _shards_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.arrow"))
 
 
-def _identity(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Tell one checkpoint, and one environment, from another."""
-    record = checkpoint.read_record(checkpoint.resolve(name_or_path))
+def _identity(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Tell one set of weights, and one environment, from another."""
     return {
-        "checkpoint": Path(name_or_path).name,
         "weights_sha256": record["weights_sha256"],
         "vocab_hash": record["vocab_hash"],
         "versions": {**checkpoint.versions(), "rdkit": importlib.metadata.version("rdkit")},
@@ -194,10 +294,10 @@ def _agree(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _check_columns(columns: list[str], output: Path, dim: int) -> None:
+def _check_columns(columns: list[str], output: Path, work: Work) -> None:
     suffix = output.suffix.lower()
-    embedding = ["embedding"] if suffix == ".parquet" else [f"e{i}" for i in range(dim)]
-    taken = [] if suffix == ".npy" else sorted({ERROR, *embedding} & set(columns))
+    embedding = ["embedding"] if suffix == ".parquet" else [f"e{i}" for i in range(work.width)]
+    taken = [] if suffix == ".npy" else sorted({ERROR, *(work.columns or embedding)} & set(columns))
     if taken:
         raise ValueError(f"the input has columns that the output adds: {', '.join(taken)}; rename them first")
 
@@ -224,7 +324,7 @@ def _read_shard(shard: Path) -> tuple[pa.Table, np.ndarray]:
     return table.select(rows), flat.reshape(len(table), -1)
 
 
-def _merge(shards: list[Path], output: Path, settings: Mapping[str, Any]) -> Summary:
+def _merge(shards: list[Path], output: Path, settings: Mapping[str, Any], columns: Sequence[str] | None) -> Summary:
     """Write the shards, in order, into one file; memory holds one at a time."""
     rows = 0
     errors: dict[int, str] = {}
@@ -237,7 +337,7 @@ def _merge(shards: list[Path], output: Path, settings: Mapping[str, Any]) -> Sum
     metadata = {**settings, "rows": rows, "bad_rows": len(errors)}
     if output.suffix.lower() == ".npy":
         metadata["errors"] = errors
-    with files.embedding_writer(output, metadata) as write:
+    with files.embedding_writer(output, metadata, columns) as write:
         for shard in shards:
             write(*_read_shard(shard))
     return Summary(rows, len(errors))

@@ -9,7 +9,7 @@ import typer
 import typer.core
 
 import molcmim
-from molcmim import cli_generation, cli_map
+from molcmim import cli_generation, cli_map, cli_property
 
 
 class _Commands(typer.core.TyperGroup):
@@ -264,6 +264,7 @@ def benchmark_speed(
 
 app.add_typer(cli_generation.app)  # its commands stand beside these, as do those of
 app.add_typer(cli_map.app)
+app.add_typer(cli_property.app)
 
 
 if __name__ == "__main__":

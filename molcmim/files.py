@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -349,7 +349,7 @@ OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".npy")
 
 @contextlib.contextmanager
 def embedding_writer(
-    path: str | os.PathLike[str], metadata: Mapping[str, Any]
+    path: str | os.PathLike[str], metadata: Mapping[str, Any], columns: Sequence[str] | None = None
 ) -> Iterator[Callable[[pa.Table, Float32[np.ndarray, "n d"]], None]]:
     """Lend a function that writes rows with their embeddings; `path` appears, complete, at the end.
 
@@ -358,6 +358,7 @@ def embedding_writer(
     - .csv, .tsv: the rows' columns and e0, e1, ..., NaN as an empty field; `metadata` in <path>.json.
     - .npy: the embeddings alone, float32 (n, d); `metadata` in <path>.json.
 
+    With `columns` these are no embeddings but numbers that each have a name, and a column of it, in Parquet as well.
     A row without an embedding is a row of NaN. All chunks have the same columns and types.
 
     Raises
@@ -381,7 +382,8 @@ def embedding_writer(
                 sink = sink or stack.enter_context(NpyFile(partial, np.float32, embeddings.shape[1:]))
                 sink.append(embeddings)
                 return
-            table = _with_embeddings(rows, embeddings, wide=suffix != ".parquet")
+            wide = columns or (None if suffix == ".parquet" else [f"e{i}" for i in range(embeddings.shape[1])])
+            table = _with_embeddings(rows, embeddings, wide)
             if sink is None and suffix == ".parquet":
                 schema = table.schema.with_metadata({"molcmim": json.dumps(metadata)})
                 sink = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, schema))
@@ -393,9 +395,9 @@ def embedding_writer(
         yield write
 
 
-def _with_embeddings(rows: pa.Table, embeddings: Float32[np.ndarray, "n d"], wide: bool) -> pa.Table:
-    if wide:
-        columns = {f"e{i}": pa.array(values, from_pandas=True) for i, values in enumerate(embeddings.T)}
+def _with_embeddings(rows: pa.Table, embeddings: Float32[np.ndarray, "n d"], names: Sequence[str] | None) -> pa.Table:
+    if names:
+        columns = {name: pa.array(values, from_pandas=True) for name, values in zip(names, embeddings.T, strict=True)}
     else:
         flat = pa.array(embeddings.reshape(-1))
         columns = {"embedding": pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])}

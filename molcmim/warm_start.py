@@ -113,7 +113,7 @@ def linear_start(network: PropertyNetwork, train: Labelled, kind: str, dropout: 
     """
     head = network.head.eval()
     X, targets, weights = _problem(network, train, kind)
-    penalty = len(train.values) * max(dropout / (1 - dropout), 1e-4) * X.shape[1]
+    penalty = len(train.values) * max(dropout / (1 - dropout), 1e-4) / X.shape[1]  # a weight is sqrt(d) times larger
     [solution] = _ridge(head, X, targets, weights, (penalty,), waves=False)
     _install(head, solution)
 

@@ -21,11 +21,11 @@ FLOORS = (
     {"metrics", "datasets", "loaded", "preflight", "tuned"},
     {"trainer", "downstream", "mapping", "retrieval", "speed", "space", "evaluation", "bulk", "warm_start"},
     {"finetune", "merit", "optimization"},
-    {"generation", "predictors", "report", "training_speed"},
+    {"generation", "predictors", "report", "training_speed", "tuning_report"},
     {"benchmark", "benchmark_generation", "sklearn_property"},
     {"sklearn", "deepchem"},
     {"cli_generation"},
-    {"cli_map"},
+    {"cli_map", "cli_property"},
     {"cli"},
 )
 DOORS = {"rdkit": {"smiles", "drawing", "properties"}, "deepchem": {"deepchem", "predictors"}}

@@ -1,0 +1,81 @@
+"""Commands that predict properties: finetune, predict. Part of the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+Column = Annotated[str | None, typer.Option(help="Name of the SMILES column.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")]
+
+
+@app.command("finetune")
+def finetune(
+    data: Annotated[str, typer.Argument(help="Table with SMILES and measured values: .csv, .tsv (.gz), .parquet.")],
+    target: Annotated[list[str], typer.Option(help="Column to predict; may be given several times.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model and its report.")],
+    split: Annotated[str, typer.Option(help="random or scaffold: 80 % train, 10 % valid, 10 % test.")] = "random",
+    classify: Annotated[bool, typer.Option("--classify", help="The values are classes, such as 0 and 1.")] = False,
+    ensemble: Annotated[int, typer.Option(min=1, help="Models; from 2 on numbers have uncertainties.")] = 1,
+    checkpoint: Annotated[str, typer.Option(help="Name or folder of what is fine-tuned.")] = "molcmim-small",
+    embedding: Annotated[str, typer.Option(help="mean, informative or both (the latter two are slow).")] = "mean",
+    epochs: Annotated[int | None, typer.Option(min=0, help="At most; 0: the pretrained model stays frozen.")] = None,
+    standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
+    column: Column = None,
+    seed: Annotated[int, typer.Option(help="Of the split and of all that is drawn.")] = 0,
+    strict: Strict = False,
+    device: Device = None,
+) -> None:
+    """Fine-tune a pretrained model on a table, and say how well it predicts what it has not seen.
+
+    OUTPUT holds the model, for `molcmim predict` and the scikit-learn estimators, and predictions.csv, metrics.csv,
+    parity.png, learning.png, of an ensemble calibration.png.
+    """
+    import sys
+
+    from molcmim import tuning_report
+    from molcmim.finetune import Choices
+
+    chosen = {} if epochs is None else {"epochs": epochs}
+    choices = Choices(embedding=embedding, ensemble=ensemble, standardize=standardize, seed=seed, **chosen)
+    report = tuning_report.finetune_table(
+        data, target, output, split=split, seed=seed, column=column, classify=classify, checkpoint=checkpoint,
+        choices=choices, device=device, progress=sys.stderr.isatty(),
+    )  # fmt: skip
+    typer.echo(tuning_report.table(report.metrics))
+    for name, audit in report.audits.items():
+        typer.echo(f"{name}: {audit}", err=True)
+    bad = int(report.predictions["error"].notna().sum())
+    said = f"{len(report.predictions):,} rows, {bad:,} left out (reasons are in predictions.csv)"
+    typer.echo(f"{output}: {said}", err=True)
+    if strict and bad:
+        raise typer.Exit(2)
+
+
+@app.command("predict")
+def predict(
+    model: Annotated[Path, typer.Argument(help="Folder that `molcmim finetune` wrote.")],
+    input: Annotated[str, typer.Argument(help="Molecule file: .smi, .csv, .tsv (.gz), .parquet; - for stdin.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .csv, .tsv, .parquet, .npy.")],
+    column: Column = None,
+    format: Annotated[str | None, typer.Option(help="smi, csv, tsv, parquet; default: by suffix.")] = None,
+    strict: Strict = False,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read ahead of the model.")] = None,
+    device: Device = None,
+    chunk_rows: Annotated[int, typer.Option(min=1, help="Rows that are worked on at a time.")] = 2_000,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,
+) -> None:
+    """Predict a file of molecules; the same command resumes where a killed one stopped."""
+    from molcmim.bulk import predict_file
+
+    done = predict_file(
+        input, output, model, column=column, format=format, chunk_rows=chunk_rows, workers=workers, device=device,
+        restart=restart,
+    )  # fmt: skip
+    typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
+    if strict and done.bad:
+        raise typer.Exit(2)

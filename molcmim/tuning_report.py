@@ -1,0 +1,242 @@
+"""A table of measured values -> a fine-tuned model's folder with what is to be said about it. Trains nothing itself.
+
+Beside the model the folder holds ``predictions.csv`` (every row of the table, with its part), ``metrics.csv``,
+``learning.png``, for numbers ``parity.png``, and for ensembles of them ``calibration.png``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float64
+from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
+
+from molcmim import calibration, datasets, plots, smiles
+from molcmim.datasets import Audit, Split
+from molcmim.downstream import rmse
+from molcmim.files import atomic_path
+from molcmim.finetune import Choices, finetune
+from molcmim.tuned import PropertyModel
+
+PARTS = ("train", "valid", "test")
+
+
+class Report:
+    """What came of a table.
+
+    Attributes
+    ----------
+    model : PropertyModel
+        As saved.
+    predictions : DataFrame
+        The table's rows: smiles, part, the targets as measured, what the model predicts, error.
+    metrics : DataFrame
+        A row for each target and part.
+    audits : dict
+        Target -> repeated molecules and leakage.
+    """
+
+    def __init__(
+        self, model: PropertyModel, predictions: pd.DataFrame, metrics: pd.DataFrame, audits: dict[str, Audit]
+    ) -> None:
+        self.model, self.predictions, self.metrics, self.audits = model, predictions, metrics, audits
+
+
+def finetune_table(
+    path: str | os.PathLike[str],
+    targets: Sequence[str],
+    output: str | os.PathLike[str],
+    *,
+    split: str = "random",
+    seed: int = 0,
+    column: str | None = None,
+    classify: bool = False,
+    checkpoint: str | os.PathLike[str] = "molcmim-small",
+    choices: Choices | None = None,
+    device: str | None = None,
+    progress: bool = True,
+) -> Report:
+    """Fine-tune on a file, and write the model's folder.
+
+    Rows whose molecule cannot be read, or that have no value, are in no part; they stay in the predictions, with the
+    reason in the column ``error``.
+
+    Parameters
+    ----------
+    path, column
+        See :func:`molcmim.datasets.load_csv`.
+    targets
+        Columns; an empty field is an unknown value.
+    output
+        Folder.
+    split, seed
+        See :func:`molcmim.datasets.split`. The test part is looked at once, for the report.
+    classify
+        Whether the values are classes: 0 and 1, of several targets, or any numbers, of one.
+    checkpoint, choices, device, progress
+        See :func:`molcmim.finetune.finetune`.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file, a column or a part cannot be used.
+    """
+    if Path(output).exists() and not (Path(output) / "finetuned.json").is_file():
+        raise FileExistsError(f"{output} exists and is no fine-tuned model; name another folder")
+    frame = datasets.load_csv(path, column, list(targets))
+    _, reasons = smiles.canonicalize(frame["smiles"])
+    unknown = frame[list(targets)].isna().all(axis=1)
+    reasons = ["no value" if r is None and empty else r for r, empty in zip(reasons, unknown, strict=True)]
+    rows = np.flatnonzero([reason is None for reason in reasons])
+    if not len(rows):
+        raise ValueError(f"{path}: no row has a molecule that can be read and a value; the first: {reasons[0]}")
+    good = frame.iloc[rows].reset_index(drop=True)
+    parts = datasets.split(good, split, seed)
+    kind, classes, values = _numbered(good[list(targets)].to_numpy(np.float64), classify)
+    molecules = good["smiles"].to_numpy(object)
+    model = finetune(
+        checkpoint, molecules[parts.train], values[parts.train], (molecules[parts.valid], values[parts.valid]),
+        kind=kind, targets=targets, classes=classes, choices=choices, device=device, progress=progress,
+    )  # fmt: skip
+    outputs = model.predict(molecules, on_error="nan")
+    said = {
+        "file": Path(path).name,
+        "split": split,
+        "seed": seed,
+        "rows": len(frame),
+        "left_out": len(frame) - len(rows),
+    }
+    model.training["table"] = said
+    folder = model.save(output)
+    predictions = frame.copy()
+    predictions.insert(1, "part", pd.Series(dtype=object))
+    for part, inside in zip(PARTS, parts, strict=True):
+        predictions.loc[rows[inside], "part"] = part
+    for i, name in enumerate(model.columns):
+        predictions.loc[rows, name] = outputs[:, i]
+    predictions["error"] = reasons
+    metrics = pd.DataFrame(
+        {"target": target, "part": part, **_metrics(model, values[inside], outputs[inside], i)}
+        for i, target in enumerate(targets)
+        for part, inside in zip(PARTS, parts, strict=True)
+    )
+    with atomic_path(folder / "predictions.csv") as partial:
+        predictions.to_csv(partial, index=False)
+    with atomic_path(folder / "metrics.csv") as partial:
+        metrics.to_csv(partial, index=False)
+    learning(model, folder / "learning.png")
+    if kind == "regression":
+        _pictures(model, values, outputs, parts, folder)
+    return Report(model, predictions, metrics, {target: datasets.audit(good, parts, target) for target in targets})
+
+
+def _numbered(values: Float64[np.ndarray, "n t"], classify: bool) -> tuple[str, list[Any], Float64[np.ndarray, "n t"]]:
+    if not classify:
+        return "regression", [], values
+    classes = np.unique(values[~np.isnan(values)])
+    if len(classes) < 2:
+        raise ValueError(f"the targets hold {len(classes)} class(es); two are needed at least")
+    if values.shape[1] > 1 and not np.array_equal(classes, [0, 1]):
+        raise ValueError(f"several targets of classes must hold 0 and 1, found {classes[:5].tolist()}")
+    numbered = np.where(np.isnan(values), np.nan, np.searchsorted(classes, values).astype(float))
+    return "binary" if len(classes) == 2 else "multiclass", classes.tolist(), numbered
+
+
+def _metrics(
+    model: PropertyModel, values: Float64[np.ndarray, "m t"], outputs: Float64[np.ndarray, "m _"], i: int
+) -> dict[str, Any]:
+    known = ~np.isnan(values[:, i])
+    y = values[known, i]
+    if not len(y):
+        return {"n": 0}
+    found: dict[str, Any] = {"n": len(y)}
+    if model.task.kind == "regression":
+        predicted = outputs[known, i]
+        found |= {"rmse": rmse(y, predicted), "mae": mean_absolute_error(y, predicted)}
+        found["r2"] = r2_score(y, predicted) if len(y) > 1 else float("nan")
+        if model.task.spread:
+            std = outputs[known, len(model.task.targets) + i]
+            found["miscalibration_area"] = calibration.miscalibration_area(y, predicted, std)
+            found["ence"] = calibration.normalized_error(y, predicted, std)
+    elif model.task.kind == "binary":
+        p = outputs[known, i]
+        found |= {"accuracy": accuracy_score(y, p > 0.5), "log_loss": log_loss(y, p, labels=[0, 1])}
+        found["roc_auc"] = roc_auc_score(y, p) if len(np.unique(y)) == 2 else float("nan")
+    else:
+        p = outputs[known]
+        found |= {"accuracy": accuracy_score(y, p.argmax(1)), "log_loss": log_loss(y, p, labels=range(p.shape[1]))}
+    return found
+
+
+def table(metrics: pd.DataFrame) -> str:
+    """Lay metrics out for reading."""
+    return str(metrics.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+
+
+def learning(model: PropertyModel, path: Path) -> None:
+    """Draw the losses of every epoch of every member."""
+    figure = plots.new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    for i, history in enumerate(model.training["history"]):
+        epochs = [entry["epoch"] for entry in history]
+        for name, style in (("train_loss", ":"), ("valid_loss", "-")):
+            label = name.replace("_loss", "") + (f", member {i + 1}" if len(model.networks) > 1 else "")
+            axes.plot(epochs, [entry[name] for entry in history], style, color=f"C{i}", label=label, linewidth=1.2)
+        lowest = min(history, key=lambda entry: entry["valid_loss"])
+        axes.plot(lowest["epoch"], lowest["valid_loss"], "o", color=f"C{i}", markersize=5)
+    unit = "squared error, standardised" if model.task.kind == "regression" else "cross entropy (nats)"
+    axes.set(xlabel="epoch (0: frozen model, kernel head; o: kept)", ylabel=f"loss ({unit})", yscale="log")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    plots.save_figure(figure, path)
+
+
+def _pictures(
+    model: PropertyModel,
+    values: Float64[np.ndarray, "n t"],
+    outputs: Float64[np.ndarray, "n _"],
+    parts: Split,
+    folder: Path,
+) -> None:
+    t = len(model.task.targets)
+    measured: dict[str, tuple[Any, Any, Any]] = {}
+    for i, target in enumerate(model.task.targets):
+        for part, inside in (("valid", parts.valid), ("test", parts.test)):
+            rows = inside[~np.isnan(values[inside, i])]
+            if len(rows):
+                std = outputs[rows, t + i] if model.task.spread else None
+                measured[f"{target}, {part}"] = values[rows, i], outputs[rows, i], std
+    panels = {f"{name}: RMSE {rmse(y, p):.3f}": (y, p) for name, (y, p, _) in measured.items()}
+    plots.parity(panels, "fine-tuned", ", ".join(model.task.targets), folder / "parity.png")
+    if model.task.spread:
+        tested = {name: entry for name, entry in measured.items() if name.endswith(", test")}
+        draw_calibration({name: (y, p, std) for name, (y, p, std) in tested.items()}, folder / "calibration.png")
+
+
+def draw_calibration(curves: dict[str, tuple[Any, Any, Float[np.ndarray, " n"]]], path: Path) -> None:
+    """Draw how much of the truth predicted intervals hold, against how much they should.
+
+    Parameters
+    ----------
+    curves
+        Title -> measured values, predictions and predicted standard deviations.
+    path
+        PNG file to write.
+    """
+    figure = plots.new_figure(5.0, 5.0)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    for name, (y, predicted, std) in curves.items():
+        area = calibration.miscalibration_area(y, predicted, std)
+        ence = calibration.normalized_error(y, predicted, std)
+        label = f"{name}: area {area:.3f}, ENCE {ence:.2f}"
+        axes.plot(calibration.PROPORTIONS, calibration.coverage(y, predicted, std), label=label)
+    axes.set(xlabel="share that the interval should hold", ylabel="share that it holds", aspect="equal")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="upper left")
+    plots.save_figure(figure, path)

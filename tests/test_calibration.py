@@ -1,0 +1,57 @@
+"""calibration: against closed forms and Monte Carlo."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from molcmim.calibration import PROPORTIONS, coverage, fit_spread, miscalibration_area, normalized_error
+
+
+@pytest.fixture(scope="module")
+def truth() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """20,000 errors of known, different size."""
+    rng = np.random.default_rng(0)
+    std = rng.uniform(0.2, 2, 20_000)
+    predicted = rng.normal(size=20_000)
+    return predicted + std * rng.normal(size=20_000), predicted, std
+
+
+def test_true_uncertainties_are_calibrated(truth: tuple[np.ndarray, ...]) -> None:
+    y, predicted, std = truth
+    np.testing.assert_allclose(coverage(y, predicted, std), PROPORTIONS, atol=0.02)
+    assert miscalibration_area(y, predicted, std) < 0.01
+    assert normalized_error(y, predicted, std) < 0.03
+
+
+def test_false_ones_are_not(truth: tuple[np.ndarray, ...]) -> None:
+    y, predicted, std = truth
+    assert normalized_error(y, predicted, std / 2) == pytest.approx(1, abs=0.06)  # |s / 2 - s| / (s / 2)
+    assert normalized_error(y, predicted, std * 2) == pytest.approx(0.5, abs=0.03)
+    assert miscalibration_area(y, predicted, std * 1e9) == pytest.approx(0.5, abs=0.01)  # all inside, always
+    assert miscalibration_area(y, predicted, std * 1e-9) == pytest.approx(0.5, abs=0.01)
+
+
+def test_one_sigma_holds_what_a_gaussian_says() -> None:
+    y = np.array([0.0, 0.6, 0.7, 5.0])  # of 1: the median of |N(0, 1)| is 0.674
+    assert coverage(y, np.zeros(4), np.ones(4))[50] == 0.5
+    assert coverage(y, np.zeros(4), np.ones(4))[100] == 1
+
+
+def test_spread_finds_both_terms() -> None:
+    rng = np.random.default_rng(1)
+    sd = rng.uniform(0.1, 2, 40_000)
+    members = sd * rng.normal(size=(2, 40_000))
+    variance = members.var(0, ddof=1)
+    y = members.mean(0) + np.sqrt(1.5 * variance + 0.5) * rng.normal(size=40_000)
+    a, b = fit_spread(y, members)
+    assert a == pytest.approx(1.5, rel=0.1)
+    assert b == pytest.approx(0.5, rel=0.1)
+
+
+def test_spread_of_members_that_agree_is_the_error_and_unknown_values_take_no_part() -> None:
+    y = np.array([1.0, -1.0, 3.0, np.nan])
+    a, b = fit_spread(y, np.zeros((3, 4)))
+    assert b == pytest.approx(11 / 3)
+    assert np.isfinite(a)
+    assert fit_spread(np.full(4, np.nan), np.zeros((3, 4))) == (1.0, 0.0)

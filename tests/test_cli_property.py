@@ -1,0 +1,194 @@
+"""cli_property, tuning_report and bulk's predictions: from a table to a model to predictions of any file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from rdkit import Chem
+from rdkit.Chem import Crippen
+from stores import MOLECULES
+from typer.testing import CliRunner
+
+from molcmim import bulk
+from molcmim.cli import app
+from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
+from molcmim.tuned import PropertyModel
+
+SMILES = [text for text, _ in MOLECULES]
+LOGP = [Crippen.MolLogP(Chem.MolFromSmiles(text)) for text in SMILES]
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def command(*arguments: object, **options: Any) -> Any:
+    return CliRunner().invoke(app, [*map(str, arguments)], **options)
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `molcmim finetune` has left an ensemble of two for two targets, of a table with two bad rows."""
+    place = tmp_path_factory.mktemp("finetune")
+    frame = pd.DataFrame({"name": range(48), "SMILES": SMILES, "logP": LOGP, "double": np.multiply(LOGP, 2)})
+    frame.loc[::5, "double"] = np.nan
+    frame.loc[3, "SMILES"] = "C1CC"
+    frame.loc[5, ["logP", "double"]] = np.nan
+    frame.to_csv(place / "data.csv", index=False)
+    run = command(
+        "finetune", place / "data.csv", "--target", "logP", "--target", "double", "--ensemble", 2, "--epochs", 1,
+        "--checkpoint", tiny_checkpoint, "-o", place / "model", "--strict",
+    )  # fmt: skip
+    assert run.exit_code == 2, run.output  # two bad rows
+    assert "48 rows, 2 left out" in run.stderr
+    assert "test in train: 0" in run.stderr
+    assert "rmse" in run.stdout
+    return place
+
+
+def test_the_folder_says_what_was_done(folder: Path) -> None:
+    model = folder / "model"
+    for name in ("parity.png", "learning.png", "calibration.png"):
+        assert (model / name).read_bytes()[:8] == PNG
+    table = pd.read_csv(model / "predictions.csv")
+    assert table["error"].dropna().to_dict().keys() == {3, 5}
+    assert "unclosed ring" in table["error"][3]
+    assert table["error"][5] == "no value"
+    assert table["part"].value_counts().to_dict() == {"train": 36, "valid": 5, "test": 5}
+    assert table.columns.tolist() == [
+        "smiles", "part", "logP", "double", "logP_predicted", "double_predicted", "logP_std", "double_std", "error"
+    ]  # fmt: skip
+    good = table[table["error"].isna()]
+    predicted = PropertyModel.load(model, "cpu").predict(good["smiles"])
+    np.testing.assert_allclose(good[table.columns[4:8]], predicted, atol=1e-4)
+    metrics = pd.read_csv(model / "metrics.csv").set_index(["target", "part"])
+    test = good[good["part"] == "test"].dropna(subset="double")
+    assert metrics.loc[("double", "test"), "n"] == len(test)
+    rmse = np.sqrt(((test["double"] - test["double_predicted"]) ** 2).mean())
+    assert metrics.loc[("double", "test"), "rmse"] == pytest.approx(rmse, rel=1e-4)
+    facts = json.loads((model / "finetuned.json").read_text())
+    assert facts["training"]["table"] == {
+        "file": "data.csv", "split": "random", "seed": 0, "rows": 48, "left_out": 2
+    }  # fmt: skip
+    assert facts["training"]["rows"] == {"train": 36, "valid": 5}
+
+
+def test_estimators_open_the_same_folder(folder: Path) -> None:
+    regressor = MolCMIMRegressor.load(folder / "model", "cpu")
+    mean, std = regressor.predict(SMILES[:4], return_std=True)
+    np.testing.assert_allclose(np.c_[mean, std], PropertyModel.load(folder / "model", "cpu").predict(SMILES[:4]))
+    assert regressor.targets_ == ["logP", "double"]
+    assert regressor.get_params()["ensemble"] == 2
+    with pytest.raises(ValueError, match="holds a model for regression; load it with the other estimator"):
+        MolCMIMClassifier.load(folder / "model")
+
+
+FRAME = pd.DataFrame(
+    {"id": [f"m{i}" for i in range(20)], "SMILES": [*SMILES[:17], "C1CC", "", "C" * 300], "note": "a, b"}
+)
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> np.ndarray:
+    return PropertyModel.load(folder / "model", "cpu").predict(FRAME["SMILES"], on_error="nan")
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.tsv.gz", "in.parquet", "in.smi"])
+@pytest.mark.parametrize("out", ["out.csv", "out.parquet"])
+def test_predict_any_file(name: str, out: str, folder: Path, expected: np.ndarray, tmp_path: Path) -> None:
+    source = tmp_path / name
+    if name == "in.parquet":
+        FRAME.to_parquet(source)
+    elif name == "in.smi":
+        source.write_text(
+            "".join(f"{a} {b}\n" if a else "\n" for a, b in zip(FRAME["SMILES"], FRAME["id"], strict=True))
+        )
+    else:
+        text = FRAME.to_csv(index=False, sep="\t" if ".tsv" in name else ",").encode()
+        source.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+    run = command("predict", folder / "model", source, "-o", tmp_path / out, "--workers", 0, "--chunk-rows", 6)
+    assert run.exit_code == 0, run.output
+    assert "20 rows, 3 of them bad" in run.stderr
+    table = pd.read_csv(tmp_path / out) if out == "out.csv" else pq.read_table(tmp_path / out).to_pandas()
+    columns = ["logP_predicted", "double_predicted", "logP_std", "double_std"]
+    np.testing.assert_allclose(table[columns].to_numpy(float), expected, atol=1e-4)
+    assert table["error"].dropna().index.tolist() == [17, 18, 19]
+    assert "the model reads 256 at most" in table["error"][19]
+    if name != "in.smi":
+        assert table["id"].tolist() == FRAME["id"].tolist()
+        assert (table["note"] == "a, b").all()
+
+
+def test_predict_strict_stdin_and_array(folder: Path, expected: np.ndarray, tmp_path: Path) -> None:
+    arguments = ["predict", folder / "model", "-", "--workers", 0, "--strict"]
+    run = command(*arguments, "-o", tmp_path / "out.npy", input=FRAME.to_csv(index=False))
+    assert run.exit_code == 2
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-4)
+    run = command(*arguments, "-o", tmp_path / "good.csv", input=FRAME[:17].to_csv(index=False))
+    assert run.exit_code == 0
+
+
+def test_a_killed_prediction_goes_on(
+    folder: Path, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FRAME.to_csv(tmp_path / "in.csv", index=False)
+    outputs, done = PropertyModel.outputs, []
+
+    def counted(self: PropertyModel, spelled: Any, progress: bool = False) -> np.ndarray:
+        done.append(len(spelled.which))
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        return outputs(self, spelled, progress)
+
+    monkeypatch.setattr(PropertyModel, "outputs", counted)
+    arguments = tmp_path / "in.csv", tmp_path / "out.npy", folder / "model"
+    with pytest.raises(KeyboardInterrupt):
+        bulk.predict_file(*arguments, chunk_rows=5, workers=0)
+    assert not (tmp_path / "out.npy").exists()
+    assert bulk.predict_file(*arguments, chunk_rows=5, workers=0) == (20, 3)
+    assert done == [5, 5, 5, 5, 5]  # two, the one cut short, and only what was missing
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-4)
+
+
+def test_predict_refuses_what_cannot_work(folder: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    FRAME.rename(columns={"note": "logP_std"}).to_csv(tmp_path / "in.csv", index=False)
+    run = command("predict", folder / "model", tmp_path / "in.csv", "-o", tmp_path / "out.csv")
+    assert run.exit_code == 1
+    assert "columns that the output adds: logP_std; rename them first" in run.stderr
+    run = command("predict", tiny_checkpoint, tmp_path / "in.csv", "-o", tmp_path / "out.csv")
+    assert run.exit_code == 1
+    assert "is no fine-tuned model" in run.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv"]
+
+
+def test_finetune_refuses_what_cannot_work(folder: Path, tmp_path: Path, tiny_checkpoint: Path) -> None:
+    def refused(message: str, *arguments: object) -> None:
+        run = command("finetune", folder / "data.csv", "--checkpoint", tiny_checkpoint, *arguments)
+        assert run.exit_code == 1
+        assert message in run.stderr
+
+    refused("no column pKa; the columns present: name, SMILES, logP, double", "--target", "pKa", "-o", tmp_path / "m")
+    refused("unknown split 'time'", "--target", "logP", "-o", tmp_path / "m", "--split", "time")
+    (tmp_path / "thesis").mkdir()
+    refused("is no fine-tuned model; name another folder", "--target", "logP", "-o", tmp_path / "thesis")
+    refused("embedding must be one of", "--target", "logP", "-o", tmp_path / "m", "--embedding", "x")
+
+
+def test_classes_by_scaffold(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pd.DataFrame({"smiles": SMILES, "greasy": np.array(LOGP) > 1.5}).astype({"greasy": int}).to_csv(
+        tmp_path / "data.csv", index=False
+    )
+    run = command(
+        "finetune", tmp_path / "data.csv", "--target", "greasy", "--classify", "--epochs", 1, "--split", "scaffold",
+        "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    assert "roc_auc" in run.stdout
+    assert not (tmp_path / "model" / "parity.png").exists()
+    classifier = MolCMIMClassifier.load(tmp_path / "model", "cpu")
+    assert classifier.predict_proba(SMILES).shape == (48, 2)
+    assert set(classifier.predict(SMILES)) <= {0.0, 1.0}

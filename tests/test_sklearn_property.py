@@ -1,0 +1,183 @@
+"""sklearn_property: the contract of scikit-learn's estimators, with real molecules and a model of random weights."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rdkit import Chem
+from rdkit.Chem import Crippen
+from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.exceptions import NotFittedError, SkipTestWarning
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.utils import estimator_checks
+from stores import MOLECULES
+
+from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
+from molcmim.smiles import MoleculeError
+
+SMILES = [text for text, _ in MOLECULES]
+LOGP = np.array([Crippen.MolLogP(Chem.MolFromSmiles(text)) for text in SMILES])
+SMALL = {"spellings": 2, "waves": 16}
+
+
+@pytest.fixture(scope="module")
+def regressor(tiny_checkpoint: Path) -> MolCMIMRegressor:
+    return MolCMIMRegressor(tiny_checkpoint, epochs=1, predict_spellings=2, options=SMALL, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_checkpoint: Path) -> MolCMIMClassifier:
+    return MolCMIMClassifier(tiny_checkpoint, epochs=1, predict_spellings=2, options=SMALL, device="cpu")
+
+
+@pytest.mark.parametrize("kind", [MolCMIMRegressor, MolCMIMClassifier])
+def test_check_estimator(kind: Any, tiny_checkpoint: Path) -> None:
+    with pytest.warns(SkipTestWarning, match="requires input  of type"):  # strings: scikit-learn makes up none
+        results = estimator_checks.check_estimator(kind(tiny_checkpoint))
+    assert [result["status"] for result in results] == ["passed"]
+    name, estimator = kind.__name__, kind(tiny_checkpoint)
+    for check in ("check_no_attributes_set_in_init", "check_get_params_invariance", "check_set_params",
+                  "check_parameters_default_constructible", "check_valid_tag_types"):  # fmt: skip
+        getattr(estimator_checks, check)(name, clone(estimator))
+    assert (is_regressor(estimator), is_classifier(estimator)) == (kind is MolCMIMRegressor, kind is MolCMIMClassifier)
+
+
+def test_any_container_gives_the_same_model(regressor: MolCMIMRegressor) -> None:
+    frame = pd.DataFrame({"smiles": SMILES, "logP": LOGP})
+    fitted = clone(regressor).fit(SMILES, LOGP)
+    expected = fitted.predict(SMILES)
+    assert expected.shape == (48,)
+    for X in (frame["smiles"], frame[["smiles"]], [Chem.MolFromSmiles(one) for one in SMILES]):
+        np.testing.assert_array_equal(fitted.predict(X), expected)
+    again = clone(regressor).fit(frame[["smiles"]], frame["logP"])
+    np.testing.assert_array_equal(again.predict(np.array(SMILES)), expected)
+    assert (fitted.targets_, again.targets_) == (["y"], ["logP"])
+    with pytest.raises(ValueError, match="X has 2 columns; MolCMIMRegressor takes one"):
+        clone(regressor).fit(frame, LOGP)
+
+
+def test_a_valid_part_of_ones_own(regressor: MolCMIMRegressor) -> None:
+    inner = clone(regressor).fit(SMILES, LOGP)
+    order = np.random.RandomState(0).permutation(48)
+    outer = clone(regressor).fit(
+        [SMILES[i] for i in order[5:]], LOGP[order[5:]], valid=([SMILES[i] for i in order[:5]], LOGP[order[:5]])
+    )
+    np.testing.assert_array_equal(inner.predict(SMILES), outer.predict(SMILES))
+    assert inner.model_.training["rows"] == {"train": 43, "valid": 5}
+    assert [entry["epoch"] for entry in inner.history_] == [0, 1]
+
+
+def test_pickle_save_and_load(regressor: MolCMIMRegressor, tmp_path: Path) -> None:
+    fitted = clone(regressor).set_params(ensemble=2).fit(SMILES, LOGP)
+    expected = fitted.predict(SMILES, return_std=True)
+    fitted.save(tmp_path / "model")
+    for other in (pickle.loads(pickle.dumps(fitted)), MolCMIMRegressor.load(tmp_path / "model", "cpu")):
+        for mine, theirs in zip(expected, other.predict(SMILES, return_std=True), strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert (expected[1] > 0).all()
+    assert other.get_params()["options"]["waves"] == 16
+    with pytest.raises(NotFittedError):
+        clone(fitted).predict(SMILES)
+    with pytest.raises(NotFittedError):
+        clone(fitted).save(tmp_path / "other")
+
+
+def test_several_targets_and_unknown_values(regressor: MolCMIMRegressor) -> None:
+    y = pd.DataFrame({"a": LOGP, "b": -2 * LOGP})
+    y.loc[::3, "b"] = np.nan
+    fitted = clone(regressor).fit(SMILES, y, sample_weight=np.linspace(1, 2, 48))
+    predicted = fitted.predict(SMILES)
+    assert predicted.shape == (48, 2)
+    assert fitted.targets_ == ["a", "b"]
+    known = ~y["b"].isna()
+    expected = (r2_score(LOGP, predicted[:, 0]) + r2_score(y["b"][known], predicted[known, 1])) / 2
+    assert fitted.score(SMILES, y) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="return_std needs an ensemble"):
+        fitted.predict(SMILES, return_std=True)
+
+
+def test_inside_scikit_learns_searches(regressor: MolCMIMRegressor, classifier: MolCMIMClassifier) -> None:
+    search = GridSearchCV(regressor, {"epochs": [0, 1]}, cv=2, error_score="raise").fit(SMILES, LOGP)
+    assert search.best_estimator_.predict(["CCO"]).shape == (1,)
+    labels = np.where(LOGP > 1.5, "greasy", "not")
+    predicted = cross_val_predict(clone(classifier).set_params(epochs=0), np.array(SMILES), labels, cv=3)
+    assert accuracy_score(labels, predicted) > 0.5
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [LOGP > 1.5, np.where(LOGP > 1.5, "yes", "no"), np.digitize(LOGP, [1, 2]) * 5, (LOGP > 1.5).astype(float)],
+    ids=["bool", "str", "three", "float"],
+)
+def test_labels_of_any_kind(labels: np.ndarray, classifier: MolCMIMClassifier) -> None:
+    fitted = clone(classifier).fit(SMILES, labels, valid=(SMILES, labels))
+    np.testing.assert_array_equal(fitted.classes_, np.unique(labels))
+    p = fitted.predict_proba(SMILES)
+    assert p.shape == (48, len(fitted.classes_))
+    np.testing.assert_allclose(p.sum(1), 1)
+    predicted = fitted.predict(SMILES)
+    np.testing.assert_array_equal(predicted, fitted.classes_[p.argmax(1)])
+    assert predicted.dtype == fitted.classes_.dtype
+    assert fitted.score(SMILES, labels) == pytest.approx((predicted == labels).mean())
+    assert fitted.score(SMILES, labels) > 0.8
+
+
+def test_several_questions(classifier: MolCMIMClassifier, tmp_path: Path) -> None:
+    y = np.stack([LOGP > 1.5, LOGP < 0.5], 1).astype(float)
+    y[::4, 0] = np.nan
+    fitted = clone(classifier).set_params(on_error="nan").fit(SMILES, y)
+    p = fitted.predict_proba([*SMILES, "C1CC"])
+    assert p.shape == (49, 2)
+    answers = fitted.predict([*SMILES, "C1CC"])
+    np.testing.assert_array_equal(answers[:48], p[:48] > 0.5)
+    assert np.isnan(answers[48]).all()
+    known = ~np.isnan(y[:, 0])
+    expected = ((answers[:48][known, 0] == y[known, 0]).mean() + (answers[:48, 1] == y[:, 1]).mean()) / 2
+    assert fitted.score(SMILES, y) == pytest.approx(expected)
+    fitted.save(tmp_path / "model")
+    np.testing.assert_array_equal(MolCMIMClassifier.load(tmp_path / "model", "cpu").predict(SMILES), answers[:48])
+    with pytest.raises(ValueError, match="load it with the other estimator"):
+        MolCMIMRegressor.load(tmp_path / "model")
+
+
+def test_bad_rows(regressor: MolCMIMRegressor, classifier: MolCMIMClassifier) -> None:
+    with pytest.raises(MoleculeError, match="unclosed ring") as caught:
+        clone(regressor).set_params(on_error="nan").fit([*SMILES[:47], "C1CC"], LOGP, valid=(SMILES[:5], LOGP[:5]))
+    assert [bad.row for bad in caught.value.rows] == [47]
+    fitted = clone(regressor).fit(SMILES, LOGP)
+    with pytest.raises(MoleculeError):
+        fitted.predict(["CCO", None])
+    predicted = fitted.set_params(on_error="nan").predict(["CCO", None])
+    assert np.isnan(predicted).tolist() == [False, True]
+    labels = clone(classifier).set_params(on_error="nan").fit(SMILES, np.where(LOGP > 1.5, "yes", "no"))
+    assert labels.predict(["CCO", "C1CC"]).tolist() == ["no", None]
+
+
+@pytest.mark.parametrize(
+    ("settings", "y", "message"),
+    [
+        ({"on_error": "skip"}, LOGP, "'raise' or 'nan' here, got 'skip'"),
+        ({"validation_fraction": 1.5}, LOGP, "validation_fraction must be between 0 and 1"),
+        ({"options": {"dropout": -1.0}}, LOGP, "dropout must be between"),
+        ({}, LOGP[:5], "[Ii]nconsistent"),
+        ({}, np.zeros(48), "nothing to learn"),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], y: np.ndarray, message: str, regressor: MolCMIMRegressor) -> None:
+    with pytest.raises(ValueError, match=message):
+        clone(regressor).set_params(**settings).fit(SMILES, y)
+
+
+def test_wrong_labels(classifier: MolCMIMClassifier) -> None:
+    with pytest.raises(ValueError, match="1 class"):
+        clone(classifier).fit(SMILES, np.ones(48))
+    with pytest.raises(ValueError, match="several targets must hold 0 and 1"):
+        clone(classifier).fit(SMILES, np.stack([np.arange(48) % 3] * 2, 1))
+    with pytest.raises(ValueError, match=r"label.* maybe were not in y"):
+        clone(classifier).fit(SMILES, np.where(LOGP > 1, "yes", "no"), valid=(["C", "CC"], ["yes", "maybe"]))
