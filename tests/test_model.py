@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -42,6 +46,30 @@ def test_output_is_the_sum_over_predicted_tokens(batch):
     torch.testing.assert_close(out.descriptors, model.to_descriptors(out.z))
     assert not torch.equal(out.z, out.mu)
     assert torch.equal(model(**batch, sample=False).z, out.mu)
+
+
+COMPILED = """
+import copy, sys, torch
+from molcmim.config import MolCMIMConfig
+from molcmim.model import MolCMIMModel
+torch.manual_seed(0)
+model = MolCMIMModel(MolCMIMConfig.named("tiny", num_descriptors=3, encoder_layers=1, decoder_layers=1)).eval()
+twin = copy.deepcopy(model)
+twin.compile_layers()
+assert list(twin.state_dict()) == list(model.state_dict())
+with torch.no_grad():
+    for rows, tokens in ((9, 31), (4, 18)):  # the second shape must not be taken for the first
+        ids = torch.randint(3, 90, (rows, tokens))
+        ids[0, tokens // 2 :] = 0
+        torch.testing.assert_close(twin(ids, ids, sample=False).log_px, model(ids, ids, sample=False).log_px)
+"""
+
+
+@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler")
+def test_compiled_layers_compute_what_layers_compute():
+    # In a process of its own: the shape checks that tests put around every function are not for a compiler.
+    run = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_model_without_descriptor_head_has_none(batch):
