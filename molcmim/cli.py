@@ -9,7 +9,7 @@ import typer
 import typer.core
 
 import molcmim
-from molcmim import cli_generation, cli_map, cli_property
+from molcmim import cli_benchmark, cli_generation, cli_map, cli_property
 
 
 class _Commands(typer.core.TyperGroup):
@@ -192,76 +192,7 @@ def info(
     typer.echo(json.dumps(description, indent=1) if as_json else checkpoint.as_table(description))
 
 
-benchmark = typer.Typer(name="benchmark", help="Compare: property prediction, speed.", no_args_is_help=True)
-app.add_typer(benchmark)
-
-
-@benchmark.command("property")
-def benchmark_property(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; what it already holds is not done again.")],
-    checkpoint: Annotated[
-        list[str] | None, typer.Option(help="Name or folder, may be given several times; default: molcmim-small.")
-    ] = None,
-    datasets: Annotated[
-        str | None, typer.Option(help="Comma between names; default: esol,freesolv,lipophilicity, or --csv alone.")
-    ] = None,
-    csv: Annotated[
-        list[Path] | None, typer.Option(help="Molecule file with measured values of your own; see --target.")
-    ] = None,
-    target: Annotated[str, typer.Option(help="Column of those values.")] = "y",
-    column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
-    unit: Annotated[str, typer.Option(help="Unit of those values.")] = "",
-    splits: Annotated[str, typer.Option(help="Comma between names.")] = "random,scaffold",
-    features: Annotated[
-        str, typer.Option(help="Embeddings, RDKit's, names of --extra files; + puts several side by side.")
-    ] = "mean,informative,both,morgan,rdkit2d,maccs,rdkit2d+morgan,both+rdkit2d",
-    heads: Annotated[str, typer.Option(help="Comma between names.")] = "ridge,svr,mlp,forest",
-    predictors: Annotated[
-        str, typer.Option(help="Trained end to end, comma between names: finetuned, chemprop, dmpnn.")
-    ] = "",
-    data: Annotated[Path | None, typer.Option(help="Folder of the property sets; default: cache, download.")] = None,
-    extra: Annotated[
-        list[Path] | None, typer.Option(help="Table (.csv, .parquet) of features of your own: smiles and numbers.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="Random splits.")] = 5,
-    jobs: Annotated[int, typer.Option(help="Processes; -1: one a core.")] = -1,
-) -> None:
-    """Predict measured properties from embeddings and from classical features: table, CSV, pictures."""
-    from molcmim.benchmark import Plan, Table, run
-
-    if datasets is None:
-        datasets = "" if csv else "esol,freesolv,lipophilicity"
-    tables = [Table(path, target, column, unit) for path in csv or []]
-    names = [text.split(",") if text else [] for text in (datasets, splits, features, heads, predictors)]
-    plan = Plan(*names[:4], checkpoint or ["molcmim-small"], data, extra or [], seeds, names[4], tables)
-    results = run(plan, output, jobs)
-    typer.echo((output / "table.md").read_text(encoding="utf-8"))
-    typer.echo(f"{output}: {len(results)} fits", err=True)
-
-
-@benchmark.command("speed")
-def benchmark_speed(
-    checkpoint: Annotated[str, typer.Option(help="Name or folder of a checkpoint.")] = "molcmim-small",
-    dataset: Annotated[str, typer.Option(help="Whose molecules.")] = "lipophilicity",
-    data: Annotated[Path | None, typer.Option(help="Folder of the property sets; default: cache, download.")] = None,
-    molecules: Annotated[int | None, typer.Option(help="How many, drawn at random; default: all.")] = None,
-    threads: Annotated[str, typer.Option(help="Numbers of CPU threads, comma between.")] = "1,2",
-    repeats: Annotated[int, typer.Option(help="Turns of which the median counts.")] = 3,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV file to write as well.")] = None,
-) -> None:
-    """Time embeddings from SMILES on, beside RDKit descriptors and fresh transformers of known shapes; on CPU."""
-    from molcmim import datasets, speed
-    from molcmim.featurizer import Featurizer
-
-    chosen = datasets.load(dataset, data)["smiles"]
-    chosen = chosen if molecules is None else chosen.sample(min(molecules, len(chosen)), random_state=0)
-    featurizer = Featurizer.from_pretrained(checkpoint, "cpu")
-    measured = speed.measure(featurizer, list(chosen), [int(count) for count in threads.split(",")], repeats)
-    if output is not None:
-        measured.to_csv(output, index=False)
-    typer.echo(speed.markdown(measured))
-
-
+app.add_typer(cli_benchmark.app, name="benchmark")
 app.add_typer(cli_generation.app)  # its commands stand beside these, as do those of
 app.add_typer(cli_map.app)
 app.add_typer(cli_property.app)

@@ -25,7 +25,7 @@ FLOORS = (
     {"benchmark", "benchmark_generation", "sklearn_property"},
     {"sklearn", "deepchem"},
     {"cli_generation"},
-    {"cli_map", "cli_property"},
+    {"cli_benchmark", "cli_map", "cli_property"},
     {"cli"},
 )
 DOORS = {"rdkit": {"smiles", "drawing", "properties"}, "deepchem": {"deepchem", "predictors"}}

@@ -1,0 +1,127 @@
+"""Commands that compare: property prediction, generation, retrieval, speed of embedding and of training.
+
+Part of the command line.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from molcmim import cli_generation
+from molcmim.cli_generation import MOLECULES, Checkpoint, Column, RandomState
+
+app = typer.Typer(help="Compare: property prediction, generation, retrieval, speed.", no_args_is_help=True)
+app.command("generation")(cli_generation.benchmark_generation)
+
+
+@app.command("property")
+def benchmark_property(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; what it already holds is not done again.")],
+    checkpoint: Annotated[
+        list[str] | None, typer.Option(help="Name or folder, may be given several times; default: molcmim-small.")
+    ] = None,
+    datasets: Annotated[
+        str | None, typer.Option(help="Comma between names; default: esol,freesolv,lipophilicity, or --csv alone.")
+    ] = None,
+    csv: Annotated[
+        list[Path] | None, typer.Option(help="Molecule file with measured values of your own; see --target.")
+    ] = None,
+    target: Annotated[str, typer.Option(help="Column of those values.")] = "y",
+    column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
+    unit: Annotated[str, typer.Option(help="Unit of those values.")] = "",
+    splits: Annotated[str, typer.Option(help="Comma between names.")] = "random,scaffold",
+    features: Annotated[
+        str, typer.Option(help="Embeddings, RDKit's, names of --extra files; + puts several side by side.")
+    ] = "mean,informative,both,morgan,rdkit2d,maccs,rdkit2d+morgan,both+rdkit2d",
+    heads: Annotated[str, typer.Option(help="Comma between names.")] = "ridge,svr,mlp,forest",
+    predictors: Annotated[
+        str, typer.Option(help="Trained end to end, comma between names: finetuned, chemprop, dmpnn.")
+    ] = "",
+    data: Annotated[Path | None, typer.Option(help="Folder of the property sets; default: cache, download.")] = None,
+    extra: Annotated[
+        list[Path] | None, typer.Option(help="Table (.csv, .parquet) of features of your own: smiles and numbers.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Random splits.")] = 5,
+    jobs: Annotated[int, typer.Option(help="Processes; -1: one a core.")] = -1,
+) -> None:
+    """Predict measured properties from embeddings and from classical features: table, CSV, pictures."""
+    from molcmim.benchmark import Plan, Table, run
+
+    if datasets is None:
+        datasets = "" if csv else "esol,freesolv,lipophilicity"
+    tables = [Table(path, target, column, unit) for path in csv or []]
+    sets, kinds, inputs, fitted, whole = (
+        text.split(",") if text else [] for text in (datasets, splits, features, heads, predictors)
+    )
+    plan = Plan(sets, kinds, inputs, fitted, checkpoint or ["molcmim-small"], data, extra or [], seeds, whole, tables)
+    results = run(plan, output, jobs)
+    typer.echo((output / "table.md").read_text(encoding="utf-8"))
+    typer.echo(f"{output}: {len(results)} fits", err=True)
+
+
+@app.command("speed")
+def benchmark_speed(
+    checkpoint: Annotated[str, typer.Option(help="Name or folder of a checkpoint.")] = "molcmim-small",
+    dataset: Annotated[str, typer.Option(help="Whose molecules.")] = "lipophilicity",
+    data: Annotated[Path | None, typer.Option(help="Folder of the property sets; default: cache, download.")] = None,
+    molecules: Annotated[int | None, typer.Option(help="How many, drawn at random; default: all.")] = None,
+    threads: Annotated[str, typer.Option(help="Numbers of CPU threads, comma between.")] = "1,2",
+    repeats: Annotated[int, typer.Option(help="Turns of which the median counts.")] = 3,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV file to write as well.")] = None,
+) -> None:
+    """Time embeddings from SMILES on, beside RDKit descriptors and fresh transformers of known shapes; on CPU."""
+    from molcmim import datasets, speed
+    from molcmim.featurizer import Featurizer
+
+    chosen = datasets.load(dataset, data)["smiles"]
+    chosen = chosen if molecules is None else chosen.sample(min(molecules, len(chosen)), random_state=0)
+    featurizer = Featurizer.from_pretrained(checkpoint, "cpu")
+    measured = speed.measure(featurizer, list(chosen), [int(count) for count in threads.split(",")], repeats)
+    if output is not None:
+        measured.to_csv(output, index=False)
+    typer.echo(speed.markdown(measured))
+
+
+@app.command("train")
+def benchmark_train(
+    store: Annotated[Path, typer.Argument(help="Folder of a token store to train on.")],
+    recipe: Annotated[str, typer.Option(help="tiny, small, base, or a YAML file.")] = "small",
+    steps: Annotated[int, typer.Option(help="Of each turn; a multiple of 3.")] = 60,
+    rounds: Annotated[int, typer.Option(help="Turns of which the fastest counts.")] = 2,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV file to write as well.")] = None,
+) -> None:
+    """Time pretraining by a recipe and by variants of it."""
+    from molcmim import training_speed
+    from molcmim.recipe import Recipe
+
+    chosen = Recipe.load(recipe)
+    measured = training_speed.measure(store, chosen, steps, rounds)
+    if output is not None:
+        measured.to_csv(output, index=False)
+    typer.echo(measured.to_string(index=False, float_format="{:,.2f}".format))
+    shares = training_speed.padding(store, chosen.batch_size)
+    typer.echo("padding: " + ", ".join(f"{share:.1%} of {name} batches" for name, share in shares.items()))
+
+
+@app.command("retrieval")
+def benchmark_retrieval(
+    library: Annotated[str, typer.Argument(help=MOLECULES)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="CSV file; a .png goes beside it.")],
+    queries: Annotated[int, typer.Option(min=1, help="How many of the molecules are looked for.")] = 500,
+    embedding: Annotated[str, typer.Option(help="mean, informative or both.")] = "mean",
+    checkpoint: Checkpoint = "molcmim-small",
+    column: Column = None,
+    random_state: RandomState = 0,
+) -> None:
+    """Ask whether neighbours in the latent space are alike: same scaffold, similar fingerprint; beside chance."""
+    from molcmim import files, loaded, retrieval
+
+    molecules = [molecule for chunk in files.read_chunks(library, column) for molecule in chunk.smiles]
+    measured = retrieval.measure(loaded.featurizer(checkpoint), molecules, queries, embedding, random_state)
+    with files.atomic_path(output) as partial:
+        measured.to_csv(partial, index=False)
+    retrieval.draw(measured, output.with_suffix(".png"))
+    typer.echo(measured.to_string(index=False, float_format="{:.3f}".format))
