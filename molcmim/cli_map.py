@@ -42,7 +42,7 @@ def draw_map(
         else:
             found.to_csv(partial, index=False, sep=files.DELIMITERS[output.suffix[1:]])
     drawn = found[found["error"] == ""]
-    title = f"{name}: {len(drawn):,} molecules by {Path(checkpoint).name}'s {embedding} embedding"
+    title = f"{name}: {len(drawn):,} molecules\n{Path(checkpoint).name}, {embedding} embedding"
     picture = output.with_suffix(".png")
     plots.plane(drawn[["map_1", "map_2"]], drawn[colored_by], title, found.attrs["axes"], said, picture)
     bad = len(found) - len(drawn)

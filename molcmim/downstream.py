@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ Candidates = Iterator[tuple[dict[str, float], Predictor]]
 class Fit:
     """What one fit on one split is worth; errors in the units of y."""
 
-    hyperparameters: dict[str, float]
+    hyperparameters: Mapping[str, int | float]
     """Those with the lowest valid RMSE."""
     valid_rmse: float
     """Root mean squared error on the valid part."""
@@ -123,7 +123,7 @@ def fit_head(name: str, X: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"],
 def score(
     y: Float64[np.ndarray, " n"],
     split: Split,
-    hyperparameters: dict[str, float],
+    hyperparameters: Mapping[str, int | float],
     valid_predictions: Float64[np.ndarray, " n_valid"],
     test_predictions: Float64[np.ndarray, " n_test"],
     seed: int = 0,

@@ -46,7 +46,7 @@ class Labelled(NamedTuple):
 class Prediction(NamedTuple):
     """What a fitted predictor says."""
 
-    chosen: dict[str, float]
+    chosen: dict[str, int | float]
     """What was chosen on the valid part, by name."""
     valid: Float[np.ndarray, " n_valid"]
     """Values of the valid part's molecules."""
@@ -181,7 +181,7 @@ def _run_chemprop(folder: Path, *arguments: str) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise RuntimeError(f"chemprop {arguments[0]} failed:\n{done.stderr[-2000:]}")
+        raise RuntimeError(f"chemprop {arguments[0]} failed:\n{done.stderr[-500:]}")
 
 
 def _dmpnn(train: Labelled, valid: Labelled, test: list[str], seed: int, checkpoint: str) -> Prediction:

@@ -60,7 +60,7 @@ def test_chemprop(problem: tuple[list[str], np.ndarray], monkeypatch: pytest.Mon
     plain = predictors._run_chemprop
 
     def short(folder: Path, command: str, *arguments: str) -> None:
-        plain(folder, command, *arguments, *(["--epochs", "2"] if command == "train" else []))
+        plain(folder, command, *arguments, *(["--epochs", "3"] if command == "train" else []))
 
     monkeypatch.setattr(predictors, "_run_chemprop", short)
     is_sound("chemprop", problem)

@@ -55,7 +55,7 @@ def test_what_ours_does_not_beat_is_said(table: list[str]) -> None:
     # seed 1 against chemprop: 0.6 - 0.5; both seeds against rdkit2d: 0.7 - 0.75
     assert (
         "| esol random | +0.100 [+0.10, +0.10] | chemprop, end-to-end | 0.175 "
-        "| **1 of 2**: chemprop, end-to-end (by 0.100) |" in table
+        "| **1 of 3**: chemprop, end-to-end (by 0.100) |" in table
     )
     assert "| esol scaffold | -0.500 [-0.50, -0.50] | rdkit2d, svr | 0.250 | none of 1 |" in table
     assert "- informative is below mean in 0 of 1 places and heads; not in esol scaffold svr (by 0.100)." in table
