@@ -1,10 +1,13 @@
-"""Commands that write molecules: decode, reconstruct, sample, interpolate, neighbours. Part of the command line."""
+"""Commands that write molecules: decode, reconstruct, sample, interpolate, neighbours, optimize; how good they are.
+
+Part of the command line.
+"""
 
 from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -156,6 +159,110 @@ def neighbours(
     )
     _deliver(frame, output, picture)
     typer.echo(f"{frame.attrs['library']:,} rows, {frame.attrs['skipped']:,} of them bad and left out", err=True)
+
+
+@app.command("optimize")
+def optimize(
+    seeds: Annotated[list[str] | None, typer.Argument(help="SMILES to begin at.")] = None,
+    input: Annotated[str | None, typer.Option("--input", "-i", help=f"More of them. {MOLECULES}")] = None,
+    oracle: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ORACLE",
+            help="qed (default), plogp, logp, sa, molecular_weight, similarity:SMILES, regressor:FOLDER (a saved "
+            "MolCMIMRegressor), or FILE.py:FUNCTION of yours, list of SMILES -> scores. Several are summed.",
+        ),
+    ] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="Factor of each --oracle, in their order; below 0: less is better.")
+    ] = None,
+    calls: Annotated[int, typer.Option(help="Molecules that may be scored for each seed.")] = 1000,
+    min_similarity: Annotated[float, typer.Option(help="Least Tanimoto similarity to the seed.")] = 0.0,
+    target: Annotated[float | None, typer.Option(help="Score at which a seed's search ends.")] = None,
+    method: Annotated[str, typer.Option(help="cma, or a baseline: perturbation, best-of-n.")] = "cma",
+    radius: Annotated[float, typer.Option(help="Standard deviation of the noise at the start.")] = 0.5,
+    top: Annotated[int, typer.Option(min=1, help="Molecules to write for each seed, the best first.")] = 5,
+    output: Output = None,
+    picture: Picture = True,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,
+    checkpoint: Checkpoint = "molcmim-small",
+    decoding: Decoding = "greedy",
+    random_state: RandomState = 0,
+    column: Column = None,
+    device: Device = None,
+) -> None:
+    """Search for molecules near seeds that score better, all seeds side by side.
+
+    Beside OUTPUT lie all evaluations, as .log.parquet, from which the same command goes on where a killed one stopped,
+    and the trajectory, as .trajectory.png.
+    """
+    from molcmim import generation, generation_plots
+
+    names = oracle or ["qed"]
+    if weight and len(weight) != len(names):
+        raise typer.BadParameter(f"{len(weight)} for {len(names)} of --oracle", param_hint="--weight")
+    rows: list[object] = [*(seeds or []), *(_molecules(input, column) if input else [])]
+    log = output and output.with_suffix(".log.parquet")
+    if log and restart:
+        log.unlink(missing_ok=True)
+    evaluations = generation.optimize(
+        rows, {name: _oracle(name) for name in names}, calls=calls, min_similarity=min_similarity,
+        target=float("inf") if target is None else target, weights=dict(zip(names, weight or [], strict=False)),
+        method=method, radius=radius, log=log, decoding=decoding, random_state=random_state, checkpoint=checkpoint,
+        device=device,
+    )  # fmt: skip
+    _deliver(generation.best(evaluations, top), output, picture)
+    if output and picture:
+        generation_plots.trajectory(evaluations, output.with_suffix(".trajectory.png"))
+    cost = evaluations.attrs
+    typer.echo(
+        f"{len(evaluations):,} calls, {cost['scored']:,} different molecules scored; {cost['draws']:,} codes decoded, "
+        f"of them {cost['invalid']:,} invalid, {cost['dissimilar']:,} too dissimilar, {cost['repeated']:,} known or "
+        f"over budget; {cost['restarts']} restarts",
+        err=True,
+    )
+
+
+def _oracle(name: str) -> Any:
+    """Find what stands on the command line for an oracle; what is nothing special is a name."""
+    file, colon, rest = name.rpartition(":")
+    if colon and file.endswith(".py"):
+        import runpy
+
+        defined = runpy.run_path(file)
+        if not callable(defined.get(rest)):
+            raise typer.BadParameter(f"{file} defines no function {rest!r}", param_hint="--oracle")
+        return defined[rest]
+    if name.startswith("regressor:"):
+        from molcmim.sklearn import MolCMIMRegressor
+
+        return MolCMIMRegressor.load(name.partition(":")[2]).predict
+    return name
+
+
+def benchmark_generation(
+    held_out: Annotated[Path, typer.Argument(help="Molecule file that the checkpoint was not trained on.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; what it already holds is not done again.")],
+    checkpoint: Checkpoint = "molcmim-small",
+    corpus: Annotated[
+        list[Path] | None,
+        typer.Option(help="Token store it was trained on, or a file of canonical SMILES; may be given several times."),
+    ] = None,
+    qed_seeds: Annotated[Path | None, typer.Option(help="Molecule file: seeds of the QED task.")] = None,
+    qed_n: Annotated[int, typer.Option(min=1, help="How many of its molecules, from the first.")] = 100,
+    qed_calls: Annotated[int, typer.Option(min=1, help="Oracle calls for each of them, by each method.")] = 1000,
+    quick: Annotated[bool, typer.Option("--quick", help="A minute's worth; large standard errors.")] = False,
+) -> None:
+    """Measure generation: reconstruction, sampling, prior, interpolation, likelihood, speed, and QED optimisation."""
+    import dataclasses
+
+    from molcmim import benchmark_generation as bench
+
+    sizes = bench.QUICK if quick else bench.Sizes()
+    if qed_seeds is not None:
+        sizes = dataclasses.replace(sizes, qed_seeds=qed_n, qed_calls=qed_calls)
+    bench.run(checkpoint, held_out, output, corpus or [], qed_seeds, sizes, lambda line: typer.echo(line, err=True))
+    typer.echo((output / "table.md").read_text(encoding="utf-8"))
 
 
 def _molecules(path: str, column: str | None) -> list[object]:

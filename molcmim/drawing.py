@@ -23,6 +23,7 @@ MOST_ROWS = 60
 LEGENDS = {
     "position": "{:.2f}",
     "cosine": "cosine {:.2f}",
+    "score": "score {:.3g}",
     "similarity": "similarity {:.2f}",
     "similarity_a": "to a {:.2f}",
     "similarity_b": "to b {:.2f}",

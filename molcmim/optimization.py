@@ -22,14 +22,13 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
-from jaxtyping import Int
 from tqdm import tqdm
 
 from molcmim import smiles
 from molcmim.featurizer import as_rows
 from molcmim.files import atomic_path
 from molcmim.oracles import Oracle, Score, Scorer
-from molcmim.search import METHODS, Search
+from molcmim.search import METHODS, Key, Search
 from molcmim.space import Checkpoint, Device, Space, good_rows
 
 DRAWS_PER_CALL = 5
@@ -174,7 +173,8 @@ def optimize(
                 rng = np.random.default_rng([random_state, generation])
                 frame = space.decode(np.concatenate(asked), decoding, rng)
                 drawn = {name: frame[name].tolist() for name in ("smiles", "canonical", "log_prob", "error")}
-            table = _judge(live, asked, drawn, scorer, calls, min_similarity)
+            told = _project(space, asked, drawn["canonical"]) if METHODS[method].projects else asked
+            table = _judge(live, told, drawn, scorer, calls, min_similarity)
             record.add({"generation": [generation] * len(drawn["smiles"]), **drawn, **table}, scorer)
             failed = [score.error for score in scorer.known.values() if score.error]
             if len(scorer.known) == len(failed) > len(runs):
@@ -206,17 +206,27 @@ def best(evaluations: pd.DataFrame, k: int = 1) -> pd.DataFrame:
     return frame
 
 
+def _project(space: Space, asked: list[Any], molecules: list[str | None]) -> list[Any]:
+    """Replace codes by those of the molecules that they were decoded to, where there is one."""
+    different = [molecule for molecule in dict.fromkeys(molecules) if molecule is not None]
+    mu = dict(zip(different, space.encode(different).mu, strict=True)) if different else {}
+    codes = np.concatenate(asked)
+    told = np.array([mu.get(molecule, z) for molecule, z in zip(molecules, codes, strict=True)], np.float32)
+    told = np.where(np.isfinite(told).all(1, keepdims=True), told, codes)  # longer than the model reads
+    return np.split(told, np.cumsum([len(part) for part in asked])[:-1])
+
+
 def _score(score: Score) -> float:
     return -math.inf if score.error else score.total
 
 
 def _judge(
-    live: list[_Run], asked: list[Any], drawn: Mapping[str, list[Any]], scorer: Scorer, calls: int, floor: float
+    live: list[_Run], told: list[Any], drawn: Mapping[str, list[Any]], scorer: Scorer, calls: int, floor: float
 ) -> dict[str, list[Any]]:
     """Score what is worth a call, in one go for all seeds, and tell every search; the log's other columns."""
     canonical = drawn["canonical"]
     table: dict[str, list[Any]] = {"row": [], "seed": [], "similarity": []}
-    ends = np.cumsum([0, *map(len, asked)])
+    ends = np.cumsum([0, *map(len, told)])
     places = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
     wanted: list[list[str]] = []
     for run, place in zip(live, places, strict=True):
@@ -230,20 +240,18 @@ def _judge(
         run.draws += len(molecules)
     scorer.score([molecule for molecules in wanted for molecule in molecules])
     call: list[int | None] = [None] * len(canonical)
-    for run, place, z, molecules in zip(live, places, asked, wanted, strict=True):
+    for run, place, z, molecules in zip(live, places, told, wanted, strict=True):
         for molecule in molecules:
             run.seen[molecule] = scorer.known[molecule]
             call[canonical.index(molecule, place.start)] = len(run.seen)
-        ranks = _ranks(canonical[place], table["similarity"][place], run.seen, floor)
+        keys = _keys(canonical[place], table["similarity"][place], run.seen, floor)
         top = max((_score(run.seen[molecule]) for molecule in molecules), default=-math.inf)
-        run.search.tell(z, ranks, top > run.best)
+        run.search.tell(z, keys, top > run.best)
         run.best = max(run.best, top)
     return {**table, "call": call}
 
 
-def _ranks(
-    molecules: list[str | None], similarity: list[float], seen: Mapping[str, Score], floor: float
-) -> Int[np.ndarray, " m"]:
+def _keys(molecules: list[str | None], similarity: list[float], seen: Mapping[str, Score], floor: float) -> list[Key]:
     """Order draws: scored ones by score, too dissimilar ones by similarity, those without a score, invalid ones."""
     keys = []
     for molecule, near in zip(molecules, similarity, strict=True):
@@ -255,8 +263,7 @@ def _ranks(
             keys.append((2, 0.0))
         else:
             keys.append((0, -seen[molecule].total))
-    number = {key: rank for rank, key in enumerate(sorted(set(keys)))}
-    return np.array([number[key] for key in keys])
+    return keys
 
 
 def _digest(space: Space) -> str:

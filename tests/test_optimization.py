@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from molcmim import optimization
 from molcmim.cli import app
 from molcmim.generation import best, optimize
-from molcmim.search import METHODS
+from molcmim.search import METHODS, ranks
 from molcmim.smiles import MoleculeError, similarities
 from molcmim.space import Space
 
@@ -40,6 +40,7 @@ def decoded(monkeypatch):
         return chains.decode(space, z, *rest)
 
     monkeypatch.setattr(Space, "decode", decode)
+    monkeypatch.setattr(Space, "encode", chains.encode)
     return calls
 
 
@@ -92,6 +93,15 @@ def test_a_search_finds_better_molecules(run) -> None:
     assert list(found["seed"]) == SEEDS
     random = best(run(calls=400, radius=0.3, method="best-of-n"))
     assert found["score"].sum() > random["score"].sum()
+
+
+@pytest.mark.parametrize(("method", "projects"), [("cma", True), ("perturbation", False)])
+def test_a_search_is_told_the_codes_of_its_molecules(run, monkeypatch, method, projects) -> None:
+    """Not what it asked for, but what the molecule has that came of it; the baselines get what they asked for."""
+    told, tell = [], METHODS[method].tell
+    monkeypatch.setattr(METHODS[method], "tell", lambda self, z, *rest: (told.append(z), tell(self, z, *rest)))
+    run(SEEDS[1:2], method=method, radius=0.2, max_draws=100)
+    assert (set(np.unique(np.concatenate(told)[:, : chains.ATOMS])) <= {-1, 0, 1}) == projects
 
 
 def test_similarity_is_a_constraint_that_costs_no_call(run) -> None:
@@ -179,7 +189,7 @@ sys.path[:0] = {path!r}
 import chains
 from molcmim import optimization
 from molcmim.space import Space
-Space.decode = chains.decode
+Space.decode, Space.encode = chains.decode, chains.encode
 optimization.SAVE_EVERY = 0
 asked = 0
 def oracle(molecules):
@@ -188,7 +198,7 @@ def oracle(molecules):
     if asked > 70:
         os.kill(os.getpid(), signal.SIGKILL)
     return chains.oxygens(molecules)
-optimization.optimize({seeds!r}, oracle, calls=40, checkpoint={checkpoint!r}, log={log!r})
+optimization.optimize({seeds!r}, oracle, calls=40, codes=8, checkpoint={checkpoint!r}, log={log!r})
 """
 
 
@@ -201,8 +211,8 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(run, tmp_path, tiny_checkpoi
     known = set(pq.read_table(log).to_pandas().dropna(subset="call")["canonical"])
     assert len(known) > 30
     oracle = Counted()
-    resumed = run(oracle=oracle, log=log)
-    whole = run()
+    resumed = run(oracle=oracle, log=log, codes=8)
+    whole = run(codes=8)
     assert_frame_equal(resumed, whole)
     assert resumed.attrs == whole.attrs
     assert not known & set(oracle.asked)
@@ -236,7 +246,7 @@ def test_what_was_done_is_kept_when_the_oracle_breaks(run, tmp_path) -> None:
         return chains.oxygens(molecules)[: None if calls < 4 else -1]
 
     with pytest.raises(ValueError, match="it must return one number for each"):
-        run(oracle=oracle, log=tmp_path / "log.parquet")
+        run(oracle=oracle, log=tmp_path / "log.parquet", codes=8)
     assert pq.read_table(tmp_path / "log.parquet")["generation"].to_pylist()[-1] == 2
 
 
@@ -308,10 +318,10 @@ def test_commands_end_with_one_line_on_bad_input(tiny_checkpoint, arguments, cod
     assert message in done.stderr
 
 
-def test_ranks_put_scores_first_then_similarity_then_failures_then_broken_strings() -> None:
+def test_keys_put_scores_first_then_similarity_then_failures_then_broken_strings() -> None:
     seen = {"a": optimization.Score((1.0,), 1.0, None), "b": optimization.Score((math.nan,), math.nan, "failed")}
     seen["c"] = optimization.Score((2.0,), 2.0, None)
     molecules = ["a", None, "b", "far", "c", "farther", "a", "unscored"]
     similarity = [0.9, math.nan, 0.9, 0.3, 0.8, 0.2, 0.9, 0.9]
-    ranks = optimization._ranks(molecules, similarity, seen, 0.4)
-    assert list(ranks) == [1, 5, 4, 2, 0, 3, 1, 4]
+    keys = optimization._keys(molecules, similarity, seen, 0.4)
+    assert list(ranks(keys)) == [1, 5, 4, 2, 0, 3, 1, 4]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molcmim.search import METHODS, CovarianceAdaptation
+from molcmim.search import METHODS, CovarianceAdaptation, ranks
 
 Z = 128
 
@@ -18,7 +18,7 @@ def minimise(method, seed, generations=60, codes=24, optimum=0.5):
         z = search.ask()
         asked.append(z)
         value = ((z - optimum) ** 2).sum(1)
-        search.tell(z, np.unique(value, return_inverse=True)[1], bool(value.min() < best))
+        search.tell(z, [(0, float(v)) for v in value], bool(value.min() < best))
         best = min(best, value.min())
     return best, np.concatenate(asked)
 
@@ -54,11 +54,11 @@ def test_the_first_codes_have_the_radius(method: str) -> None:
 def test_a_search_that_stalls_begins_anew_from_its_best() -> None:
     search = CovarianceAdaptation(np.zeros(4, np.float32), 0.1, 6, np.random.default_rng(0))
     z = search.ask()
-    search.tell(z, np.arange(6)[::-1].copy(), True)
+    search.tell(z, [(0, float(-i)) for i in range(6)], True)
     np.testing.assert_array_equal(search.best, z[-1])
     for _ in range(search.PATIENCE):
         assert search.restarts == 0
-        search.tell(search.ask(), np.zeros(6, int), False)
+        search.tell(search.ask(), [(0, 0.0)] * 6, False)
     assert search.restarts == 1
     np.testing.assert_allclose(search.engine.mean, z[-1])
 
@@ -67,7 +67,25 @@ def test_best_of_n_learns_nothing_and_perturbation_follows_the_best() -> None:
     start = np.zeros(3, np.float32)
     for method, expected in (("best-of-n", 0.0), ("perturbation", 1.0)):
         search = METHODS[method](start, 0.1, 2, np.random.default_rng(0))
-        search.tell(np.ones((2, 3), np.float32), np.array([0, 1]), True)
+        search.tell(np.ones((2, 3), np.float32), [(0, 0.0), (0, 1.0)], True)
         np.testing.assert_array_equal(search.best, np.full(3, expected))
-        search.tell(np.full((2, 3), 2, np.float32), np.array([0, 0]), False)
+        search.tell(np.full((2, 3), 2, np.float32), [(0, 0.0)] * 2, False)
         np.testing.assert_array_equal(search.best, np.full(3, expected))
+
+
+def test_the_regression_finds_the_slope() -> None:
+    """Of keys that a plane ranks; those that share a key, and one class of keys behind another, too."""
+    rng = np.random.default_rng(0)
+    search = CovarianceAdaptation(np.zeros(Z, np.float32), 0.3, 24, rng)
+    slope = rng.standard_normal(Z)
+    for _ in range(20):
+        z = search.ask()
+        search.tell(z, [(0, round(v, 1)) if v < 1 else (1, v) for v in (z @ slope).tolist()], True)
+    found = search._slope()
+    assert found @ slope / np.linalg.norm(found) / np.linalg.norm(slope) > 0.8
+    towards = (search.ask() - search.engine.mean) @ slope
+    assert towards.mean() < -towards.std()
+
+
+def test_ranks_order_pairs() -> None:
+    assert list(ranks([(1, -0.5), (0, 3.0), (0, -1.0), (3, 0.0), (0, 3.0)])) == [2, 1, 0, 3, 1]
