@@ -47,9 +47,8 @@ class Choices:
     embedding: str = "mean"
     """What the head reads: "mean" trains the encoder; "informative" and "both" the decoder too, far slower."""
     epochs: int = 24
-    """Passes over the train part at most; 0 leaves the pretrained model frozen."""
-    patience: int = 24
-    """Epochs without a lower valid loss after which training stops."""
+    """Passes over the train part; the learning rate is 0 after the last, and the weights of the best are kept. 0 leaves
+    the pretrained model frozen."""
     batch_size: int = 32
     """Molecules."""
     learning_rate: float = 5e-4
@@ -80,7 +79,7 @@ class Choices:
         if self.embedding not in EMBEDDINGS:
             raise ValueError(f"embedding must be one of {', '.join(EMBEDDINGS)}, got {self.embedding!r}")
         least_of = {"epochs": 0, "learning_rate": 0, "weight_decay": 0}
-        least_of |= dict.fromkeys(("patience", "batch_size", "waves", "spellings", "predict_spellings", "ensemble"), 1)
+        least_of |= dict.fromkeys(("batch_size", "waves", "spellings", "predict_spellings", "ensemble"), 1)
         for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -155,7 +154,7 @@ def train(
         optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
     )
     draw = np.random.default_rng(choices.seed)
-    step = since = 0
+    step = 0
     with tqdm(total=steps, desc="fine-tuning", unit="step", disable=not progress) as bar:
         for epoch in range(1, choices.epochs + 1):
             network.train()
@@ -181,13 +180,10 @@ def train(
             _swap(parameters, averaged)
             valid_loss = loss_of(torch.from_numpy(run(network, valid.spelled)), valid, kind)
             history.append({"epoch": float(epoch), "train_loss": total / len(order), "valid_loss": valid_loss})
-            since += 1
             if valid_loss < best:
-                best, kept, since = valid_loss, copy.deepcopy(network.state_dict()), 0
+                best, kept = valid_loss, copy.deepcopy(network.state_dict())
             _swap(parameters, averaged)
             bar.set_postfix(valid=f"{valid_loss:.4f}", best=f"{best:.4f}")
-            if since >= choices.patience:
-                break
     network.load_state_dict(kept)
     network.eval()
     return history
