@@ -145,6 +145,8 @@ class Plan:
             raise ValueError(f"{twice[0]} is the name of more than one data set; rename the file")
         if len(self.folders) < len(self.checkpoints):
             raise ValueError(f"two of the checkpoints have one name: {', '.join(map(str, self.checkpoints))}")
+        if not self.places or not ((self.features and self.heads) or self.predictors):
+            raise ValueError("nothing to compare: name data sets and splits, and features with heads, or predictors")
         predictors.require(self.predictors)
 
     @property

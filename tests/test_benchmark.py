@@ -146,6 +146,9 @@ def test_unknown_names_list_the_known_ones() -> None:
         Plan(predictors=["grover"])
     with pytest.raises(ValueError, match="maccs is a name of ours; rename that table"):
         Plan(extra=["a/maccs.csv"])
+    for empty in ({"datasets": []}, {"splits": []}, {"features": []}, {"heads": []}):
+        with pytest.raises(ValueError, match="nothing to compare: name data sets"):
+            Plan(**empty)
     with pytest.raises(ValueError, match="two of the checkpoints have one name"):
         Plan(checkpoints=["a/small", "b/small"])
 

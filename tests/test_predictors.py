@@ -55,6 +55,7 @@ def test_finetuned(
     is_sound("finetuned", problem, tiny_checkpoint)
 
 
+@pytest.mark.timeout(600)  # five processes, each of which imports PyTorch
 def test_chemprop(problem: tuple[list[str], np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     installed("chemprop")
     plain = predictors._run_chemprop
