@@ -43,7 +43,8 @@ def distributions(values: Mapping[str, Any], names: tuple[str, ...], path: Path)
         low, high = np.quantile(together, [0.002, 0.998])
         bins = np.linspace(low, high, 40)
         for label, column in columns.items():
-            axes.hist(column, bins, density=True, histtype="stepfilled", alpha=0.45, label=label)
+            share = np.full(len(column), 1 / len(column))
+            axes.hist(column, bins, weights=share, histtype="stepfilled", alpha=0.45, label=label)
         axes.set(xlabel=AXES.get(name, name), yticks=[])
         if not i:
             axes.legend(fontsize=8)

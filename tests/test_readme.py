@@ -53,9 +53,37 @@ def test_every_block_is_run() -> None:
     assert {language for language, _ in BLOCKS} <= {"python", "bash"}
 
 
+def picture(path: Path) -> bytes:
+    """Return a picture's size, after checking that it is one and small."""
+    held = path.read_bytes()
+    assert held[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(held) < 150_000
+    return held[16:24]
+
+
+def draws_its_picture(workplace: Path, example: str, *options: str) -> list[list[str]]:
+    """Run an example without its picture; return the fields that it prints."""
+    drawn = workplace / "examples" / f"{example}.png"
+    shown = picture(drawn)
+    drawn.unlink()
+    printed = run([sys.executable, f"examples/{example}.py", *options], workplace)
+    assert picture(drawn) == shown
+    return [line.split() for line in printed.splitlines()]
+
+
 def test_neighbours_of_aspirin(workplace: Path) -> None:
-    printed = run([sys.executable, "examples/01_neighbours.py"], workplace)
-    assert printed.splitlines()[1].split()[0] == "aspirin"
+    assert draws_its_picture(workplace, "05_neighbours")[1][:2] == ["aspirin", "CC(=O)Oc1ccccc1C(=O)O"]
+
+
+def test_from_ibuprofen_to_paracetamol(workplace: Path) -> None:
+    printed = draws_its_picture(workplace, "06_interpolate")
+    assert float(printed[1][3]) > float(printed[-1][3])  # similarity to ibuprofen
+    assert float(printed[1][4]) < float(printed[-1][4])  # to paracetamol
+
+
+def test_optimisation_raises_qed(workplace: Path) -> None:
+    printed = draws_its_picture(workplace, "07_optimize", "--calls", "60")
+    assert float(printed[1][2]) > 0.05  # the gain of the best
 
 
 def test_sklearn_example_beats_the_mean(workplace: Path, shared_data: Path) -> None:
