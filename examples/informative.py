@@ -6,8 +6,9 @@
     python examples/informative.py compare --quick                                      # likewise the others
 
 compare  MIM, cMIM, cMIM-sum, AE, VAE, cVAE and InfoNCE-X at one budget: mean, informative and both, with exact
-         reconstruction; a two-way analysis of variance of the RMSE (objective, embedding; replicates: seeds of
-         pretraining), and the gain from MIM's mean to cMIM's informative embedding, split between the two causes.
+         reconstruction, and a model of random weights (untrained) as the floor; a two-way analysis of variance of the
+         RMSE (objective, embedding; replicates: seeds of pretraining), and the gain from MIM's mean to cMIM's
+         informative embedding, split between the two causes.
 ablate   cMIM over tau and over latent_dim.
 anatomy  The informative embedding of cMIM, or of any --checkpoint, by decoder layer, by pooling, and read while the
          decoder is told the molecule (teacher forcing) or writes what it believes it to be.
@@ -46,7 +47,7 @@ BATCH = 128
 
 
 class Setup(NamedTuple):
-    data: Stores
+    data: Stores | None
     runs: Path
     sets: dict[str, pd.DataFrame]
     splits: int
@@ -61,7 +62,7 @@ class Setup(NamedTuple):
         named = "-".join([objective, *(f"{name}={value}" for name, value in choices.items()), str(seed)])
         return trained(
             self.data, self.runs / f"{named}-{self.batch_size}x{self.steps}",
-            objective=objective, seed=seed, batch_size=self.batch_size, steps=self.steps, **choices,
+            **{"objective": objective, "seed": seed, "batch_size": self.batch_size, "steps": self.steps, **choices},
         )  # fmt: skip
 
     def read(self, featurizer: Featurizer, name: str) -> Encoded:
@@ -74,7 +75,8 @@ class Setup(NamedTuple):
         """Test RMSE of ridge on a set, the mean over random splits."""
         data = self.sets[name]
         parts = (datasets.split(data, "random", seed) for seed in range(self.splits))
-        return float(np.mean([fit_head("ridge", X, data["y"].to_numpy(), part).test_rmse for part in parts]))
+        found = [fit_head("ridge", X, data["y"].to_numpy(), part).test_rmse for part in parts]
+        return round(float(np.mean(found)), 4)
 
     def score(self, checkpoint: Path) -> Iterator[tuple[str, str, float, float]]:
         """Embedding, set, RMSE and exact reconstruction (held-out molecules, greedy, by the run's last evaluation)."""
@@ -93,6 +95,8 @@ def compare(setup: Setup) -> dict[str, pd.DataFrame]:
         for objective in ("mim", "cmim") if setup.quick else OBJECTIVES:
             rows += [(objective, seed, *score) for score in setup.score(setup.run(objective, seed))]
             print(f"{objective}, seed {seed}: done", flush=True)
+        untrained = setup.run("cmim", seed, learning_rate=0.0, steps=1)
+        rows += [("untrained", seed, *score) for score in setup.score(untrained)]
     table = pd.DataFrame(rows, columns=["objective", "seed", "embedding", "dataset", "rmse", "exact_reconstruction"])
     variance = [anova(part).assign(dataset=name) for name, part in table.groupby("dataset")]
     gains = pd.DataFrame([gain(part) | {"dataset": name} for name, part in table.groupby("dataset")])
@@ -101,8 +105,8 @@ def compare(setup: Setup) -> dict[str, pd.DataFrame]:
 
 def anova(table: pd.DataFrame) -> pd.DataFrame:
     """Two-way analysis of variance of a balanced table: objective, embedding (mean, informative), both together."""
-    two = table[table["embedding"] != "both"]
-    cells = two.pivot(index="objective", columns=["embedding", "seed"], values="rmse")
+    two = table[(table["embedding"] != "both") & (table["objective"] != "untrained")]
+    cells = two.pivot(index="objective", columns=["embedding", "seed"], values="rmse").sort_index(axis=1)
     y = cells.to_numpy().reshape(len(cells), 2, -1)  # objective, embedding, seed
     a, b, n = y.shape
     rows, columns, cell = y.mean((1, 2)) - y.mean(), y.mean((0, 2)) - y.mean(), y.mean(2)
@@ -260,7 +264,7 @@ def main() -> None:
         runs = arguments.runs or Path(temporary)
         sets = {name: datasets.load(name, arguments.data) for name in names}
         setup = Setup(
-            stores(arguments.store, arguments.valid, runs), runs, sets, **budget,
+            None if arguments.checkpoint else stores(arguments.store, arguments.valid, runs), runs, sets, **budget,
             quick=arguments.quick, checkpoint=arguments.checkpoint, encoded={},
         )  # fmt: skip
         tables = EXPERIMENTS[arguments.experiment](setup)

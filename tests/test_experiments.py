@@ -71,7 +71,7 @@ def test_informative(tmp_path, monkeypatch, shared_data, experiment):
     more = {f"{name}_anova.csv", f"{name}_gain.csv"} if experiment == "compare" else set()
     assert set(results) == {f"{name}.csv", f"{name}.png"} | more
     table = pd.read_csv(results[f"{name}.csv"])
-    assert len(table) == {"compare": 2 * 3, "ablate": 2 * 3, "anatomy": 3 * 3 * 2}[experiment]
+    assert len(table) == {"compare": 3 * 3, "ablate": 2 * 3, "anatomy": 3 * 3 * 2}[experiment]
     assert table["rmse"].between(1, 6).all()  # the train set's mean has 3.704
 
 
@@ -116,8 +116,9 @@ def test_variance_is_taken_apart():
     table = table_of({
         "mim": {"mean": [1.1, 0.9], "informative": [0.7, 0.9], "both": [5.0, 9.0]},
         "cmim": {"mean": [0.8, 0.6], "informative": [0.4, 0.6], "both": [7.0, 8.0]},
+        "untrained": {"mean": [3.0, 4.0], "informative": [1.0, 2.0], "both": [1.0, 9.0]},
     })  # fmt: skip
-    found = experiment.anova(table).set_index("source")
+    found = experiment.anova(table.sample(frac=1, random_state=0)).set_index("source")  # in any order of rows
     # Means: mim 0.9, cmim 0.6; mean 0.85, informative 0.65; nothing beyond; each cell's seeds 0.1 about their mean.
     squares = {"objective": 8 * 0.15**2, "embedding": 8 * 0.1**2, "objective x embedding": 0.0, "seed (rest)": 8 * 0.01}
     assert found["sum_of_squares"].to_dict() == pytest.approx(squares, abs=1e-12)
