@@ -211,7 +211,7 @@ def _project(space: Space, asked: list[Any], molecules: list[str | None]) -> lis
     different = [molecule for molecule in dict.fromkeys(molecules) if molecule is not None]
     mu = dict(zip(different, space.encode(different).mu, strict=True)) if different else {}
     codes = np.concatenate(asked)
-    told = np.array([mu.get(molecule, z) for molecule, z in zip(molecules, codes, strict=True)], np.float32)
+    told = np.array([mu.get(molecule or "", z) for molecule, z in zip(molecules, codes, strict=True)], np.float32)
     told = np.where(np.isfinite(told).all(1, keepdims=True), told, codes)  # longer than the model reads
     return np.split(told, np.cumsum([len(part) for part in asked])[:-1])
 

@@ -49,7 +49,7 @@ class CovarianceAdaptation:
     `PATIENCE` generations, it begins anew from the best code that it knows.
     """
 
-    projects = True
+    projects: ClassVar[bool] = True
     PATIENCE = 6
     OFFERED = 10
     LATEST = 1000
@@ -106,7 +106,7 @@ class CovarianceAdaptation:
 class RandomPerturbation:
     """Baseline: noise of one radius around the best code so far, at first the seed's; a climb that does not adapt."""
 
-    projects = False
+    projects: ClassVar[bool] = False
 
     def __init__(self, start: Float32[np.ndarray, " z"], radius: float, codes: int, rng: np.random.Generator) -> None:
         self.best, self.radius, self.codes, self.rng = start, radius, codes, rng
