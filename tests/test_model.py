@@ -182,7 +182,7 @@ def test_named_sizes(size):
     [
         ({"width": 65}, "width must be a multiple of heads, got width=65, heads=4"),
         ({"heads": 0}, "heads"),
-        ({"posterior": "fixed"}, "posterior must be 'sampled' or 'learned', got 'fixed'"),
+        ({"posterior": "fixed"}, "posterior must be 'sampled', 'learned' or 'point', got 'fixed'"),
         ({"notation": "inchi"}, "notation must be 'smiles' or 'selfies', got 'inchi'"),
         ({"latent_dim": 0}, "latent_dim"),
         ({"memory_tokens": 0}, "memory_tokens"),
