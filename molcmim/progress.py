@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,9 @@ FIELDS: dict[str, str] = {
 
 def line(step: int, steps: int, logs: Mapping[str, Any]) -> str:
     """Say a log in one line; empty if it holds nothing of :data:`FIELDS`."""
-    said = [text.format(logs[name]) for name, text in FIELDS.items() if name in logs]
+    known = (name for name in FIELDS if name in logs)
+    # A held-out NaN is what a model without a decoder has; a NaN of training is news.
+    said = [FIELDS[name].format(logs[name]) for name in known if "eval" not in name or not math.isnan(logs[name])]
     return " | ".join([f"step {step:,} of {steps:,}", *said]) if said else ""
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
+import torch
 
 from molcmim import progress
+from molcmim.contrastive import Views
 from molcmim.curves import PANELS, write_curves, write_log
+from molcmim.latent import Posterior
+from molcmim.objectives import OBJECTIVES, Sample, Settings
 
 HISTORY = [
     {"step": 1, "loss": 6.5, "log_px": -5.5, "token_accuracy": 0.01, "molecules_per_second": 10.0, "mfu": 0.02},
@@ -43,7 +49,12 @@ def test_panels_and_lines_name_what_is_logged():
 
     from molcmim.metrics import HeldOut
 
-    logged = {"loss", "log_px", "half_log_qz", "half_log_pz", "log_p_match", "log_p_descriptors"}
+    point = torch.ones(2, 3)
+    views = Views(point, point, target_first=point, target_second=point, second_moment=torch.eye(3))
+    sample = Sample(torch.zeros(2), torch.ones(2, dtype=torch.int64), point, Posterior(point, -point), views=views)
+    parts = {name for objective in OBJECTIVES.values() for name in objective(sample, Settings())}
+    assert parts <= {name for names in PANELS.values() for name in names}  # every part is drawn
+    logged = parts | {"loss", "log_p_descriptors"}
     logged |= {"token_accuracy", "molecules_per_second", "mfu"} | {f"eval_{f.name}" for f in fields(HeldOut)}
     assert {name for names in PANELS.values() for name in names} <= logged
     assert progress.FIELDS.keys() <= logged
@@ -57,3 +68,6 @@ def test_lines():
         "step 10 of 2,000 | held out: exact 25.00% | 1.7500 bits/character | 31 active dimensions"
     )
     assert progress.line(20, 2000, HISTORY[4]) == ""
+    without_decoder = {"eval_exact_reconstruction": math.nan, "eval_active_dimensions": 31}
+    assert progress.line(20, 2000, without_decoder) == "step 20 of 2,000 | 31 active dimensions"
+    assert progress.line(20, 2000, {"loss": math.nan}) == "step 20 of 2,000 | loss nan"
