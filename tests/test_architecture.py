@@ -13,7 +13,19 @@ import pytest
 
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
-    {"config", "contrastive", "files", "folders", "layers", "latent", "progress", "ranks", "search", "smiles", "workers"},
+    {
+        "config",
+        "contrastive",
+        "files",
+        "folders",
+        "layers",
+        "latent",
+        "progress",
+        "ranks",
+        "search",
+        "smiles",
+        "workers",
+    },
     {"calibration", "tokenizer", "objectives", "encoder", "decoder", "curves", "plots", "drawing", "properties"},
     {"data", "generation_plots", "model", "oracles", "reading"},
     {"prepare", "recipe", "checkpoint", "spelling", "optimizer", "moving_average", "decoding"},
