@@ -1,4 +1,4 @@
-"""Commands that write molecules: decode, reconstruct, sample, interpolate, neighbours, optimize; how good they are.
+"""Commands that write molecules: decode, reconstruct, sample, interpolate, neighbours, optimize.
 
 Part of the command line.
 """
@@ -238,31 +238,6 @@ def _oracle(name: str) -> Any:
 
         return MolCMIMRegressor.load(name.partition(":")[2]).predict
     return name
-
-
-def benchmark_generation(
-    held_out: Annotated[Path, typer.Argument(help="Molecule file that the checkpoint was not trained on.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; what it already holds is not done again.")],
-    checkpoint: Checkpoint = "molcmim-small",
-    corpus: Annotated[
-        list[Path] | None,
-        typer.Option(help="Token store it was trained on, or a file of canonical SMILES; may be given several times."),
-    ] = None,
-    qed_seeds: Annotated[Path | None, typer.Option(help="Molecule file: seeds of the QED task.")] = None,
-    qed_n: Annotated[int, typer.Option(min=1, help="How many of its molecules, from the first.")] = 100,
-    qed_calls: Annotated[int, typer.Option(min=1, help="Oracle calls for each of them, by each method.")] = 1000,
-    quick: Annotated[bool, typer.Option("--quick", help="A minute's worth; large standard errors.")] = False,
-) -> None:
-    """Measure generation: reconstruction, sampling, prior, interpolation, likelihood, speed, and QED optimisation."""
-    import dataclasses
-
-    from molcmim import benchmark_generation as bench
-
-    sizes = bench.QUICK if quick else bench.Sizes()
-    if qed_seeds is not None:
-        sizes = dataclasses.replace(sizes, qed_seeds=qed_n, qed_calls=qed_calls)
-    bench.run(checkpoint, held_out, output, corpus or [], qed_seeds, sizes, lambda line: typer.echo(line, err=True))
-    typer.echo((output / "table.md").read_text(encoding="utf-8"))
 
 
 def _molecules(path: str, column: str | None) -> list[object]:
