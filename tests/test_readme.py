@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +85,15 @@ def test_from_ibuprofen_to_paracetamol(workplace: Path) -> None:
 def test_optimisation_raises_qed(workplace: Path) -> None:
     printed = draws_its_picture(workplace, "07_optimize", "--calls", "60")
     assert float(printed[1][2]) > 0.05  # the gain of the best
+
+
+def test_featurize_example_keeps_what_can_be_embedded(workplace: Path) -> None:
+    printed = run([sys.executable, "examples/01_featurize.py", "--embedding", "both"], workplace)
+    assert printed.startswith("41 of 42 molecules, 768 dimensions"), printed
+    saved = np.load(workplace / "embeddings.npz")
+    assert saved["X"].shape == (41, 768)
+    assert "a slip of the pen" not in saved["name"]
+    assert len(saved["name"]) == 41
 
 
 def test_sklearn_example_beats_the_mean(workplace: Path, shared_data: Path) -> None:
