@@ -5,6 +5,7 @@ RDKit is not needed for it.
 
 from __future__ import annotations
 
+import copy
 import functools
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 
 from molcmim.config import MolCMIMConfig
 from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENS, StoreManifest
+from molcmim.featurizer import Featurizer
 from molcmim.latent import Posterior
 from molcmim.model import MolCMIMModel
 from molcmim.objectives import OBJECTIVES, Sample, Settings
@@ -140,3 +142,11 @@ def learned() -> tuple[MolCMIMModel, dict[str, torch.Tensor], list[float]]:
         optimizer.step()
         losses.append(loss.item())
     return model.eval(), batch, losses
+
+
+def known() -> Featurizer:
+    """Return what :func:`learned` learned as a featurizer; of the 24 molecules it knows, generation is tested on."""
+    network = copy.deepcopy(learned()[0])
+    tokenizer = load_tokenizer("smiles")
+    network.config.vocab_hash = vocab_hash(tokenizer)
+    return Featurizer(network, tokenizer)

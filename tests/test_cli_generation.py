@@ -1,0 +1,118 @@
+"""Commands that write molecules: their files are what the functions return, and bad input is one line."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from stores import known
+from typer.testing import CliRunner
+
+from molcmim import checkpoint
+from molcmim.cli import app
+from molcmim.files import read_embeddings
+from molcmim.generation import interpolate, sample
+
+ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    model = known()
+    return checkpoint.write(model.model, model.tokenizer, tmp_path_factory.mktemp("generation") / "known", {})
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def png_size(path):
+    head = path.read_bytes()[:24]
+    assert head[:8] == b"\x89PNG\r\n\x1a\n"
+    return int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big")
+
+
+def test_command_sample(folder, tmp_path):
+    done = run(
+        "sample", "CCO", "c1ccccc1", "-n", 5, "--radius", 1, "-o", tmp_path / "s.parquet", "--checkpoint", folder
+    )
+    assert done.exit_code == 0, done.output
+    frame = pd.read_parquet(tmp_path / "s.parquet")
+    expected = sample(["CCO", "c1ccccc1"], 5, checkpoint=folder)
+    assert_frame_equal(frame, expected, check_dtype=False)
+    assert frame.attrs == expected.attrs
+    assert "10 rows" in done.stderr
+    assert "10 draws: " in done.stderr
+    assert png_size(tmp_path / "s.png") == (6 * 260, 2 * 220)  # ten molecules and two seeds
+    done = run("sample", "CCO", "-n", 3, "--radius", 0, "--unique", "--max-draws", 4, "--checkpoint", folder)
+    assert done.exit_code == 2
+    assert done.stdout.splitlines()[0] == "seed,draw,smiles,valid,canonical,log_prob,error,similarity"
+    assert len(done.stdout.splitlines()) == 2
+    assert "only 1 of 3 molecules" in done.stderr
+
+
+def test_command_interpolate_draws_a_strip(folder, tmp_path):
+    done = run("interpolate", ASPIRIN, "CCO", "--steps", 4, "--path", "spherical", "-o", tmp_path / "i.csv",
+               "--checkpoint", folder)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    frame = pd.read_csv(tmp_path / "i.csv")
+    assert list(frame["smiles"]) == list(interpolate(ASPIRIN, "CCO", 4, path="spherical", checkpoint=folder)["smiles"])
+    assert png_size(tmp_path / "i.png") == (4 * 260, 220)
+
+
+def test_commands_on_files(folder, tmp_path):
+    table = tmp_path / "molecules.csv"
+    table.write_text("name,smiles\nethanol,OCC\nbroken,C1CC\nbenzene,c1ccccc1\n")
+    done = run("reconstruct", table, "-o", tmp_path / "r.csv", "--no-picture", "--checkpoint", folder)
+    assert done.exit_code == 0, done.output
+    frame = pd.read_csv(tmp_path / "r.csv")
+    assert list(frame["input"]) == ["CCO", "C1CC", "c1ccccc1"]
+    assert frame["error"][1] == "unclosed ring"
+    assert "1 bad rows" in done.stderr
+    assert not (tmp_path / "r.png").exists()
+    assert run("reconstruct", table, "--strict", "--checkpoint", folder).exit_code == 2
+    assert run("featurize", table, "-o", tmp_path / "e.parquet", "--checkpoint", folder).exit_code == 0
+    np.save(tmp_path / "e.npy", pd.read_parquet(tmp_path / "e.parquet")["embedding"].tolist())
+    for codes in ("e.parquet", "e.npy"):
+        done = run("decode", tmp_path / codes, "-o", tmp_path / "d.tsv", "--checkpoint", folder)
+        assert done.exit_code == 0, done.output
+        decoded = pd.read_csv(tmp_path / "d.tsv", sep="\t")
+        assert decoded["smiles"].fillna("").tolist() == frame["smiles"].fillna("").tolist()
+        assert decoded["error"][1] == "the code is not finite"
+        assert png_size(tmp_path / "d.png") == (2 * 260, 220)
+    done = run("neighbours", "CCO", table, "-k", 5, "-o", tmp_path / "n.csv", "--checkpoint", folder)
+    assert done.exit_code == 0, done.output
+    assert pd.read_csv(tmp_path / "n.csv")["row"].tolist() == [0, 2]
+    assert "3 rows, 1 of them bad and left out" in done.stderr
+    assert png_size(tmp_path / "n.png") == (3 * 260, 220)
+
+
+def test_files_without_codes_are_refused(tmp_path):
+    for name, values in (("flat", np.zeros(3)), ("whole", np.zeros((2, 3), int)), ("text", np.array([["a"]]))):
+        np.save(tmp_path / f"{name}.npy", values)
+        with pytest.raises(ValueError, match=rf"{name}.npy: no embeddings, which have shape \(n, d\), but"):
+            read_embeddings(tmp_path / f"{name}.npy")
+    pd.DataFrame({"smiles": ["C"]}).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match=r"t.parquet: no Parquet file with a column 'embedding'"):
+        read_embeddings(tmp_path / "t.parquet")
+    (tmp_path / "t.parquet").write_text("no Parquet")
+    with pytest.raises(ValueError, match=r"t.parquet: no Parquet file"):
+        read_embeddings(tmp_path / "t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["sample", "C1CC"], 1, "molcmim: 1 bad molecule"),
+        (["sample", "CCO", "--radius", "-1"], 1, "molcmim: scaled_radius must be at least 0"),
+        (["sample", "CCO", "-o", "x.txt"], 2, "known"),
+        (["sample", "CCO", "-o", "nowhere/x.csv"], 2, "no folder nowhere"),
+        (["decode", "codes.txt"], 1, "molcmim: codes.txt: cannot read embeddings from '.txt'"),
+        (["neighbours", "CCO", "nowhere.smi"], 1, "molcmim: .*No such file"),
+    ],
+)
+def test_commands_end_with_one_line_on_bad_input(folder, arguments, code, message):
+    done = run(*arguments, "--checkpoint", folder)
+    assert done.exit_code == code
+    assert message in done.stderr or pd.Series([done.stderr]).str.contains(message)[0]
