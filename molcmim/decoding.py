@@ -1,4 +1,4 @@
-"""Latent codes -> token ids and their log-probabilities: transformers' generation over our decoder.
+"""Latent codes -> token ids and their log-probabilities: a greedy loop, and transformers' generation for the rest.
 
 Knows ids and codes, no strings and no chemistry. Shapes: b batch, n codes, z latent dimension, t tokens.
 """
@@ -24,9 +24,8 @@ from molcmim.model import MolCMIMModel
 
 TOKENS_PER_BATCH = {"cpu": 65_536, "cuda": 1_048_576}
 """Budget of a batch, every sequence taken at the model's full length."""
-USUAL_LENGTH = 96
-"""Tokens that nearly every molecule ends within. A batch takes as long as its longest sequence, and one that never ends
-would make all others wait: greedy ones that have not ended there are begun again, together, at full length."""
+CROWDED = 0.75
+"""Share of unfinished sequences below which greedy decoding goes on without the finished ones."""
 
 
 class LatentDecoder(PreTrainedModel, GenerationMixin):
@@ -62,6 +61,17 @@ class LatentDecoder(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(logits=self.decoder.to_vocabulary(hidden).float(), past_key_values=cache)
 
 
+class Decoded(NamedTuple):
+    """Sequences that codes were decoded to."""
+
+    ids: Int[Tensor, "b t"]
+    """From ``<s>`` on, padded on the right."""
+    log_px: Float[Tensor, " b"]
+    """Log p(x|z) of the sequence, in nats."""
+    finished: Bool[Tensor, " b"]
+    """Whether ``</s>`` came before the model's length was used up."""
+
+
 @torch.inference_mode()
 def decode_ids(
     model: MolCMIMModel, z: Float[Tensor, "b z"], max_length: int | None = None, **settings: Any
@@ -84,7 +94,44 @@ def decode_ids(
     Tensor
         (n, t) ids from ``<s>`` on, padded on the right after ``</s>``; n = b, times ``num_return_sequences``.
     """
-    return _generate(model, z, max_length, settings)[0]
+    return _generate(model, z, max_length, settings)[0] if settings else _greedy(model, z, max_length).ids
+
+
+def _greedy(
+    model: MolCMIMModel, z: Float[Tensor, "b z"], max_length: int | None = None, forbidden: Sequence[int] = ()
+) -> Decoded:
+    """Take the most probable token at each step.
+
+    Transformers' generation carries finished sequences on to the end of the longest; this loop drops them, cache and
+    all, where they are many.
+    """
+    decoder, config = model.decoder, model.config
+    length = max_length or config.max_position_embeddings
+    ids = torch.full((len(z), length), config.pad_token_id, device=z.device)
+    ids[:, 0] = config.bos_token_id
+    log_px = torch.zeros(len(z), device=z.device)
+    finished = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+    rows = torch.arange(len(z), device=z.device)
+    cache = DynamicCache()
+    x = decoder.prompt(z, ids[:, :1])
+    step = 0
+    while step + 1 < length and not finished.all():
+        step += 1
+        logits = decoder.to_vocabulary(decoder.run(x, cache)[:, -1]).float()
+        allowed = logits.clone()
+        allowed[:, list(forbidden)] = -torch.inf
+        new = allowed.argmax(1)
+        log_p = logits.gather(1, new[:, None])[:, 0] - logits.logsumexp(1)
+        ended = finished[rows]
+        ids[rows, step] = new.masked_fill(ended, config.pad_token_id)
+        log_px[rows] += log_p.masked_fill(ended, 0)
+        finished[rows] = ended | (new == config.eos_token_id)
+        left = ~finished[rows]
+        if left.sum() < CROWDED * len(rows):
+            rows, new = rows[left], new[left]
+            cache.batch_select_indices(left)
+        x = decoder.tokens(new)[:, None]
+    return Decoded(ids[:, : step + 1], log_px, finished)
 
 
 def _generate(
@@ -150,17 +197,6 @@ def search_settings(decoding: str) -> dict[str, Any]:
     )
 
 
-class Decoded(NamedTuple):
-    """Sequences that codes were decoded to."""
-
-    ids: Int[Tensor, "b t"]
-    """From ``<s>`` on, padded on the right."""
-    log_px: Float[Tensor, " b"]
-    """Log p(x|z) of the sequence, in nats."""
-    finished: Bool[Tensor, " b"]
-    """Whether ``</s>`` came before the model's length was used up."""
-
-
 @torch.inference_mode()
 def decode_batches(
     model: MolCMIMModel,
@@ -191,27 +227,19 @@ def decode_batches(
     rng = rng or np.random.default_rng()
     tokens = model.config.max_position_embeddings * settings.get("num_beams", 1)
     rows = max(1, TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"]) // tokens)
-    short = USUAL_LENGTH if not search and model.config.max_position_embeddings > USUAL_LENGTH else None
     for first in range(0, len(z), rows):
         codes = torch.from_numpy(z[first : first + rows]).to(device)
+        if not search:
+            yield _greedy(model, codes, forbidden=forbidden)
+            continue
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(rng.integers(2**63)))
-            found = _decode(model, codes, short, settings)
-            late = ~found.finished
-            if short and late.any():
-                whole = _decode(model, codes[late], None, settings)
-                pad = max(0, whole.ids.shape[1] - found.ids.shape[1])
-                ids = F.pad(found.ids, (0, pad), value=model.config.pad_token_id)
-                ids[late, : whole.ids.shape[1]] = whole.ids
-                found.log_px[late], found.finished[late] = whole.log_px, whole.finished
-                found = found._replace(ids=ids)
+            found = _decode(model, codes, settings)
         yield found
 
 
-def _decode(
-    model: MolCMIMModel, codes: Float[Tensor, "b z"], max_length: int | None, settings: dict[str, Any]
-) -> Decoded:
-    ids, steps = _generate(model, codes, max_length, settings)
+def _decode(model: MolCMIMModel, codes: Float[Tensor, "b z"], settings: dict[str, Any]) -> Decoded:
+    ids, steps = _generate(model, codes, None, settings)
     if steps is None:
         log_px = log_probability(model, ids, codes)
     else:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from stores import learned
 
-from molcmim import decoding
 from molcmim.config import MolCMIMConfig
 from molcmim.decoding import decode_batches, decode_ids
 from molcmim.model import MolCMIMModel
@@ -58,18 +57,16 @@ def test_greedy_decoding_with_a_cache_is_the_plain_loop(wild):
         assert ids == row + [0] * (len(ids) - len(row))
 
 
-def test_late_sequences_that_are_begun_again_are_the_same(wild, monkeypatch):
-    z = 2 * torch.randn(40, 32).numpy()
-    (whole,) = decode_batches(wild, z)
-    lengths = (whole.ids != 0).sum(1)
-    assert (lengths <= 5).any()
-    assert (lengths > 5).any()
-    monkeypatch.setattr(decoding, "USUAL_LENGTH", 5)
-    (found,) = decode_batches(wild, z)
-    assert torch.equal(found.ids, whole.ids)
-    assert torch.equal(found.finished, whole.finished)
-    assert not whole.finished.all()
-    torch.testing.assert_close(found.log_px, whole.log_px)
+def test_greedy_decoding_is_that_of_transformers(wild):
+    """Whose generation carries finished sequences on, where ours drops them."""
+    z = 2 * torch.randn(40, 32)
+    expected = decode_ids(wild, z, suppress_tokens=[4])
+    (found,) = decode_batches(wild, z.numpy(), forbidden=[4])
+    assert torch.equal(found.ids, expected)
+    assert not (found.ids == 4).any()
+    assert torch.equal(found.finished, (expected == 2).any(1))
+    assert 0 < found.finished.sum() < 40
+    torch.testing.assert_close(found.log_px, log_probability(wild, z, expected))
 
 
 def test_learned_molecules_come_back(wild):
