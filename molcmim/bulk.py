@@ -79,6 +79,7 @@ def featurize_file(
     workers: int | None = None,
     batch_size: int | None = None,
     device: str | None = None,
+    precision: str = "float32",
     restart: bool = False,
     progress: bool = True,
 ) -> Summary:
@@ -94,7 +95,7 @@ def featurize_file(
         See :func:`molcmim.files.read_chunks`. Standard input is first copied to disk.
     output
         .parquet, .csv, .tsv or .npy.
-    name_or_path, embedding, canonicalize, standardize, batch_size, device
+    name_or_path, embedding, canonicalize, standardize, batch_size, device, precision
         See :class:`molcmim.Featurizer`.
     chunk_rows
         Rows that are worked on, and lost by a kill, at a time.
@@ -114,14 +115,14 @@ def featurize_file(
         If an earlier, unfinished run for this output had another input or other settings; if the input cannot be
         read or has columns that the output adds.
     """
-    featurizer = Featurizer.from_pretrained(name_or_path, device)
+    featurizer = Featurizer.from_pretrained(name_or_path, device, precision)
     record = checkpoint.read_record(checkpoint.resolve(name_or_path))
     settings = {
         "checkpoint": Path(name_or_path).name,
         **_identity(record),
         "embedding": embedding,
         "dim": featurizer.dim(embedding),
-        "precision": str(featurizer.model.dtype).removeprefix("torch."),
+        "precision": precision,
         "canonicalize": canonicalize,
         "standardize": standardize,
     }

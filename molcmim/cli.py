@@ -162,6 +162,7 @@ def featurize(
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read ahead of the model.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Molecules a batch; default: by tokens.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")] = None,
+    precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster where the hardware has it.")] = "float32",
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows that are worked on at a time.")] = 10_000,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,
 ) -> None:
@@ -171,11 +172,22 @@ def featurize(
     done = featurize_file(
         input, output, checkpoint, embedding, column=column, format=format, canonicalize=canonicalize,
         standardize=standardize, chunk_rows=chunk_rows, workers=workers, batch_size=batch_size, device=device,
-        restart=restart,
+        precision=precision, restart=restart,
     )  # fmt: skip
     typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
     if strict and done.bad:
         raise typer.Exit(2)
+
+
+@app.command("export")
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .onnx.")],
+    checkpoint: Annotated[str, typer.Option(help="Name or folder of a checkpoint.")] = "molcmim-small",
+) -> None:
+    """Write the encoder as an ONNX graph, token ids in, mean embeddings out, for programs without torch."""
+    from molcmim import onnx
+
+    onnx.export(checkpoint, output)
 
 
 @app.command("info")

@@ -122,6 +122,15 @@ def test_every_output(tiny_checkpoint: Path, tmp_path: Path, expected: dict[str,
         assert dict(frame["error"].dropna()) == BAD
 
 
+def test_precision(tiny_checkpoint: Path, tmp_path: Path, expected: dict[str, np.ndarray]) -> None:
+    source, output = write(tmp_path / "in.csv"), tmp_path / "out.parquet"
+    bulk.featurize_file(source, output, tiny_checkpoint, precision="bfloat16", workers=0)
+    _, X, metadata = read(output)
+    assert metadata["precision"] == "bfloat16"
+    assert not same(X, expected["mean"])
+    assert np.nanmax(np.abs(X - expected["mean"])) < 0.1
+
+
 def test_workers_change_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in.csv")
     for workers in (0, 2):

@@ -223,7 +223,19 @@ def test_choices_are_checked(tiny: Featurizer) -> None:
         tiny.dim("all")
     with pytest.raises(ValueError, match="on_error must be one of raise, nan, skip, got 'ignore'"):
         tiny.featurize("C", on_error="ignore")
-    assert "mean 32, informative 64, both 96; up to 256 tokens; on cpu" in repr(tiny)
+    assert "mean 32, informative 64, both 96; up to 256 tokens; float32 on cpu" in repr(tiny)
+
+
+@pytest.mark.parametrize("embedding", ["mean", "informative"])
+def test_bfloat16_hardly_turns_a_vector(embedding: str) -> None:
+    released = [Featurizer.from_pretrained("molcmim-small", "cpu", precision) for precision in featurizer.PRECISIONS]
+    exact, fast = (one.featurize(ALL, embedding).astype(np.float64) for one in released)
+    norms = np.linalg.norm(exact, axis=1) * np.linalg.norm(fast, axis=1)
+    cosine = (exact * fast).sum(1) / norms
+    assert 0.999 < cosine.min() < 1 - 1e-8  # below 1, or nothing was rounded
+    assert released[1].featurize(ALL, embedding).dtype == np.float32
+    with pytest.raises(ValueError, match="precision must be one of float32, bfloat16, got 'int8'"):
+        Featurizer.from_pretrained("molcmim-small", precision="int8")
 
 
 def test_selfies() -> None:
