@@ -208,7 +208,7 @@ def test_speed_times_all_and_compares_with_mean(tiny_checkpoint: Path, monkeypat
     monkeypatch.setattr(speed, "SHAPES", shapes)
     featurizer = Featurizer.from_pretrained(tiny_checkpoint, "cpu")
     measured = speed.measure(featurizer, ["CCO", "c1ccccc1", "CC(=O)O"], [1], repeats=1)
-    assert measured.contender.tolist() == ["mean", "informative", "RDKit 2D descriptors", "one"]
+    assert measured.contender.tolist() == ["mean", "mean, bfloat16", "informative", "RDKit 2D descriptors", "one"]
     rate = measured.set_index("contender").molecules_per_second
     np.testing.assert_allclose(measured.mean_is_faster_by, (rate["mean"] / rate).to_numpy())
     np.testing.assert_allclose(measured.molecules_per_second * measured.seconds, 3)
