@@ -15,7 +15,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from molcmim.config import MolCMIMConfig
 from molcmim.decoder import Decoder
-from molcmim.encoder import Encoder, Read, Stem
+from molcmim.encoder import Encoder, Read
 from molcmim.latent import LOGVAR_MAX, LOGVAR_MIN, Posterior
 from molcmim.layers import Block
 
@@ -97,9 +97,10 @@ class MolCMIMModel(PreTrainedModel):
         """Have ``torch.compile`` make each kind of layer, once, when it is first run.
 
         The layers are nearly all of the time, and compiling them takes seconds where the whole model takes minutes.
+        The stem stays as it is: torch makes a convolution anew for each length, and no faster.
         """
         for module in self.modules():
-            if isinstance(module, Block | Read | Stem):
+            if isinstance(module, Block | Read):
                 module.compile(dynamic=True)
 
     def encode(
