@@ -1,6 +1,6 @@
 """Are predicted uncertainties true? Numbers on arrays; knows no model.
 
-Shapes: n molecules, m members of an ensemble, p proportions, g groups.
+Shapes: n molecules, p proportions.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ PROPORTIONS = np.linspace(0, 1, 101)
 """Shares of the truth that central intervals are asked to hold."""
 
 
-def fit_spread(y: Float[np.ndarray, " n"], members: Float[np.ndarray, "m n"]) -> tuple[float, float]:
-    """Fit variance = a * (members' variance) + b to errors, by maximum likelihood of a Gaussian; a, b >= 0.
+def fit_spread(
+    y: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"], variance: Float[np.ndarray, " n"]
+) -> tuple[float, float]:
+    """Fit the variance of errors, a * variance + b, by maximum likelihood of a Gaussian; a, b >= 0.
 
     The likelihood is searched over how the mean squared error is shared between the two terms and over their common
     factor, which has a closed form. Rows with an unknown (NaN) y take no part; with none known, (1, 0).
@@ -23,11 +25,10 @@ def fit_spread(y: Float[np.ndarray, " n"], members: Float[np.ndarray, "m n"]) ->
     known = ~np.isnan(y)
     if not known.any():
         return 1.0, 0.0
-    error = (y - members.mean(0))[known] ** 2
-    variance = members.var(0, ddof=1)[known]
+    error, variance = (y - predicted)[known] ** 2, variance[known]
     scale = max(float(variance.mean()), 1e-300)
     best: tuple[float, float, float] | None = None
-    for share in np.linspace(0, 1, 101)[:-1]:  # share of the members' variance; never all of it: it may be 0
+    for share in np.linspace(0, 1, 101)[:-1]:  # share of the variance; never all of it: it may be 0
         shape = np.maximum(share * variance / scale + (1 - share), 1e-12)
         factor = max(float((error / shape).mean()), 1e-300)
         loss = float(np.log(shape).mean() + np.log(factor))

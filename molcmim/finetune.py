@@ -8,7 +8,10 @@ spelling of each molecule drawn anew every epoch, and with the moving average of
 A plain loop, not transformers' Trainer: a run is minutes long and needs no checkpoints to resume from, loads no data
 from disk, and its evaluations are of averaged weights, which would have to be swapped into Trainer's model and back.
 
-Shapes: n molecules, y targets, b batch, o outputs, d features, s strings, k spellings.
+Beside the network, and with half of the weight in a prediction, stands a kernel machine on RDKit's 2D descriptors: two
+learners that read different things, and whose errors partly cancel.
+
+Shapes: n molecules, y targets, v valid molecules.
 """
 
 from __future__ import annotations
@@ -17,21 +20,26 @@ import copy
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from molcmim import checkpoint
+from molcmim import checkpoint, smiles
 from molcmim.calibration import fit_spread
 from molcmim.featurizer import EMBEDDINGS, as_rows
+from molcmim.kernel_machine import KernelMachine
+from molcmim.property_network import PropertyNetwork, batch, run
 from molcmim.spelling import Speller
-from molcmim.tuned import TASKS, PropertyModel, PropertyNetwork, Task, batch, refuse_bad, run
-from molcmim.warm_start import Labelled, closed_form, linear_start, loss_of, masked_loss, tensors
+from molcmim.tuned import TASKS, PropertyModel, Task, refuse_bad
+from molcmim.warm_start import Labelled, Problem, closed_form, linear_start, loss_of, masked_loss, regressed, tensors
+
+POOL = 8
+"""Batches that are cut together, of molecules sorted by length."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,8 @@ class Choices:
     """Spellings over which predictions are averaged."""
     ensemble: int = 1
     """Members, which differ in all that is drawn; from 2 on there are uncertainties."""
+    descriptors: bool = True
+    """Whether a kernel machine on RDKit's 2D descriptors takes half of each prediction."""
     standardize: bool = False
     """Whether molecules are first brought into the pretraining corpus's form."""
     seed: int = 0
@@ -136,15 +146,19 @@ def train(
     -------
     list of dict
         ``epoch``, ``train_loss`` (with dropout, of the weights as they were) and ``valid_loss`` (of the averaged
-        weights) of every epoch; the first, 0, is the frozen model with the kernel head.
+        weights, on canonical SMILES) of every epoch; the first, 0, is the frozen model with the kernel head.
     """
     device = next(network.parameters()).device
-    start = closed_form(network, data, valid, kind, choices.seed)
+    half = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+    valid = replace(valid, spelled=valid.spelled.first(1))
+    problem = Problem.of(network, data, kind)
+    start = closed_form(network, problem, valid, kind, choices.seed)
     history = [{"epoch": 0.0, "train_loss": float("nan"), "valid_loss": start}]
     best, kept = start, copy.deepcopy(network.state_dict())
-    linear_start(network, data, kind, choices.dropout)
+    linear_start(network.head, problem, choices.dropout)
     rows = np.flatnonzero(~np.isnan(data.values).all(1) & (data.weights > 0))
     values, weights = tensors(data, device)
+    lengths = np.diff(data.spelled.encoded.offsets)
     steps = choices.epochs * -(-len(rows) // choices.batch_size)
     warm = max(1, steps // 10)
     parameters: list[Tensor] = list(network.parameters())
@@ -162,10 +176,11 @@ def train(
             k = data.spelled.spellings.shape[1]
             drawn = data.spelled.spellings[data.spelled.which[order], draw.integers(0, k, len(order))]
             total = 0.0
-            for i in range(0, len(order), choices.batch_size):
-                some = torch.from_numpy(order[i : i + choices.batch_size]).to(device)
-                outputs = network(*batch(data.spelled, drawn[i : i + choices.batch_size], device))
-                loss = masked_loss(outputs, values[some], weights[some], kind)
+            for own in cut(lengths[drawn], choices.batch_size, draw):
+                some = torch.from_numpy(order[own]).to(device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=half):  # the head's waves need float32
+                    features = network.features(*batch(data.spelled, drawn[own], device))
+                loss = masked_loss(network.head(features), values[some], weights[some], kind)
                 loss.backward()
                 nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
@@ -187,6 +202,21 @@ def train(
     network.load_state_dict(kept)
     network.eval()
     return history
+
+
+def cut(lengths: Int[np.ndarray, " n"], size: int, draw: np.random.Generator) -> list[Int[np.ndarray, " b"]]:
+    """Cut n molecules, which are in an order that was drawn, into batches of similar lengths, in an order drawn too.
+
+    Molecules are sorted within :data:`POOL` batches, so that what meets in a batch is still largely drawn.
+    """
+    pools = np.split(np.arange(len(lengths)), range(POOL * size, len(lengths), POOL * size))
+    batches = [
+        part
+        for pool in pools
+        for by_length in [pool[np.argsort(lengths[pool], kind="stable")]]
+        for part in np.split(by_length, range(size, len(pool), size))
+    ]
+    return [batches[i] for i in draw.permutation(len(batches))]
 
 
 @torch.no_grad()
@@ -251,12 +281,13 @@ def finetune(
     task = Task(
         kind, list(targets), *_scaling(y, weights, kind, targets), list(classes), choices.embedding, choices.waves,
         choices.predict_spellings, choices.seed, choices.standardize,
+        descriptors=smiles.rdkit2d_names() if choices.descriptors else [],
     )  # fmt: skip
     networks: list[PropertyNetwork] = []
     histories = []
     for member in range(choices.ensemble):
         model, tokenizer = checkpoint.load(name_or_path, device)
-        own = Choices(**{**asdict(choices), "seed": choices.seed + member})
+        own = replace(choices, seed=choices.seed + member)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(own.seed)
             network = PropertyNetwork(model, task.embedding, task.outputs, task.waves, choices.dropout).to(device)
@@ -268,6 +299,12 @@ def finetune(
                 )
             histories.append(train(network, *parts, kind, own, progress))
         networks.append(network)
+    kernel = None
+    if choices.descriptors:
+        described = parts[0].spelled.descriptors[parts[0].spelled.which]
+        kernel = KernelMachine.fit(
+            described, regressed(parts[0].values, kind, task.outputs), parts[0].weights, choices.seed
+        )
     facts = {
         "checkpoint": os.path.basename(os.fspath(name_or_path)),
         "weights_sha256": checkpoint.read_record(checkpoint.resolve(name_or_path))["weights_sha256"],
@@ -275,13 +312,13 @@ def finetune(
         "rows": {"train": len(y), "valid": len(parts[1].values)},
         "history": histories,
     }
-    tuned = PropertyModel(networks, tokenizer, task, facts)
+    tuned = PropertyModel(networks, tokenizer, task, facts, kernel)
     if choices.ensemble > 1 and kind == "regression":
-        spelled = parts[1].spelled
-        found = tuned.members(spelled)[:, spelled.which]
-        truth = np.asarray(valid[1], np.float64).reshape(found.shape[1:])
-        spread = [list(fit_spread(truth[:, i], found[:, :, i])) for i in range(len(targets))]
-        tuned.task = Task(**{**asdict(task), "spread": spread})
+        which = parts[1].spelled.which
+        mean, variance = (found[which] for found in tuned.mean_and_variance(parts[1].spelled))
+        truth = np.asarray(valid[1], np.float64).reshape(mean.shape)
+        spread = [list(fit_spread(*columns)) for columns in zip(truth.T, mean.T, variance.T, strict=True)]
+        tuned.task = replace(task, spread=spread)
     return tuned
 
 

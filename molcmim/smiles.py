@@ -224,6 +224,13 @@ def _rdkit2d(mol: Chem.Mol) -> Any:
     return list(Descriptors.CalcMolDescriptors(mol, missingVal=np.nan, silent=True).values())
 
 
+def rdkit2d_names() -> list[str]:
+    """Names of the columns of ``fingerprints(molecules, "rdkit2d")``; they grow with RDKit's versions."""
+    from rdkit.Chem import Descriptors
+
+    return [name for name, _ in Descriptors.descList]
+
+
 _MORGAN = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
 FINGERPRINTS: dict[str, Callable[[Chem.Mol], Any]] = {"morgan": _morgan, "rdkit2d": _rdkit2d, "maccs": _maccs}
 """Classical features: counts of Morgan environments (radius 2, folded to 2,048; Rogers & Hahn, J. Chem. Inf. Model.

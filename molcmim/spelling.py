@@ -1,15 +1,16 @@
-"""Molecules -> several spellings each, as token ids: what a fine-tuned model reads. Loads no torch.
+"""Molecules -> several spellings each, as token ids, and descriptors: what a fine-tuned model reads. Loads no torch.
 
-Shapes: n rows of an input, u different molecules among them, k spellings of each, s different strings among these.
+Shapes: n rows of an input, u different molecules among them, k spellings of each, s different strings among these, p
+descriptors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from molcmim import smiles
 from molcmim.reading import Encoded, Reader
@@ -22,12 +23,18 @@ class Spelled(NamedTuple):
     """The different strings."""
     spellings: Int64[np.ndarray, "u k"]
     """Which strings spell molecule i; the first of them is its canonical SMILES."""
-    canonical: Int64[np.ndarray, " s"]
-    """Which string is the canonical SMILES of what a string spells."""
+    owner: Int64[np.ndarray, " s"]
+    """Which molecule a string spells."""
     which: Int64[np.ndarray, " n"]
     """Which molecule each row of the input is; -1 for a bad row."""
     reasons: list[str | None]
     """Why a row is bad, None for a good one; n long."""
+    descriptors: Float32[np.ndarray, "u p"]
+    """RDKit's 2D descriptors of each molecule, those that were asked for."""
+
+    def first(self, k: int) -> Spelled:
+        """Keep no more than the first `k` spellings of each molecule."""
+        return self._replace(spellings=self.spellings[:, :k])
 
 
 class Speller(NamedTuple):
@@ -39,6 +46,8 @@ class Speller(NamedTuple):
     """k: the canonical SMILES and k - 1 random ones. One that is too long gives way to the canonical SMILES."""
     seed: int = 0
     """Of the random ones, which depend on it and on the molecule alone."""
+    descriptors: Sequence[str] = ()
+    """Names of :func:`molcmim.smiles.rdkit2d_names`."""
 
     def read(self, molecules: Iterable[object]) -> Spelled:
         """Judge, spell and encode molecules; nothing that an element of `molecules` may be is an error here."""
@@ -52,12 +61,26 @@ class Speller(NamedTuple):
         for row in np.flatnonzero((which >= 0) & ~fits[which] if len(number) else []):
             reasons[row] = encoded.reasons[which[row] * self.spellings]
         kept = np.where(spellings < 0, spellings[:, :1], spellings)[fits]
-        canonical = np.zeros(len(encoded.offsets) - 1, np.int64)
-        canonical[kept] = kept[:, :1]
+        owner = np.zeros(len(encoded.offsets) - 1, np.int64)
+        owner[kept] = np.arange(len(kept))[:, None]
         now = np.append(np.where(fits, np.cumsum(fits) - 1, -1), -1)
-        return Spelled(encoded, kept, canonical, now[which], reasons)
+        described = self._describe([string for string, fit in zip(number, fits, strict=True) if fit])
+        return Spelled(encoded, kept, owner, now[which], reasons, described)
 
     def _spell(self, string: str) -> list[str]:
         if self.spellings == 1:
             return [string]
         return [string, *smiles.random_spellings(smiles.parse(string), self.spellings - 1, self.seed)]
+
+    def _describe(self, strings: Sequence[str]) -> Float32[np.ndarray, "_ p"]:
+        if not strings or not self.descriptors:
+            return np.zeros((len(strings), len(self.descriptors)), np.float32)
+        return smiles.fingerprints(strings, "rdkit2d")[:, columns(self.descriptors)]
+
+
+def columns(names: Sequence[str]) -> list[int]:
+    """Where descriptors stand among RDKit's; ValueError if this version of RDKit lacks any."""
+    known = {name: i for i, name in enumerate(smiles.rdkit2d_names())} if names else {}
+    if missing := [name for name in names if name not in known]:
+        raise ValueError(f"this version of RDKit has no descriptor {', '.join(missing)}; install another")
+    return [known[name] for name in names]

@@ -1,16 +1,16 @@
-"""A fine-tuned model: network, predictions, folder. Knows nothing of how it was trained.
+"""A fine-tuned model: networks, kernel machine, predictions, folder. Knows nothing of how it was trained.
 
-Its folder holds ``config.json``, ``model.safetensors`` (all members of the ensemble) and the tokenizer's files, and
-``finetuned.json``: what is predicted and how, hashes of weights and vocabulary, versions, facts about the training.
+Its folder holds ``config.json``, ``model.safetensors`` (all members of the ensemble and the kernel machine) and the
+tokenizer's files, and ``finetuned.json``: what is predicted and how, hashes of weights and vocabulary, versions, facts
+about the training.
 
-Shapes: b batch, t tokens, d dimension of the embedding, f waves, o outputs, m members, n molecules, y targets.
+Shapes: o outputs, v voices, n molecules, u different ones, y targets.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,102 +21,24 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from jaxtyping import Float, Float32, Float64, Int
-from torch import Tensor, nn
-from tqdm import tqdm
+from jaxtyping import Float64
 from transformers import PreTrainedTokenizerFast
 
 import molcmim
-from molcmim import checkpoint, files, folders
+from molcmim import checkpoint, files, folders, spelling
 from molcmim.checkpoint import CONFIG, WEIGHTS
 from molcmim.config import MolCMIMConfig
-from molcmim.data import gather
-from molcmim.featurizer import SHOW_PROGRESS_FROM, TOKENS_PER_BATCH, as_rows, embed
+from molcmim.featurizer import SHOW_PROGRESS_FROM, as_rows
+from molcmim.kernel_machine import KernelMachine
 from molcmim.model import MolCMIMModel
+from molcmim.property_network import PropertyNetwork, run
 from molcmim.reading import Reader
 from molcmim.spelling import Spelled, Speller
 from molcmim.tokenizer import Codec, load_tokenizer, vocab_hash
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD = "finetuned.json"
 TASKS = ("regression", "binary", "multiclass")
-CLIP = 10.0
-"""Largest absolute value of a standardised feature that the head sees."""
-
-
-class Head(nn.Module):
-    r"""Linear in the features and in waves of them, W z / sqrt(d) + V sqrt(2 / f) cos(Omega z + phase).
-
-    With frequencies drawn from N(0, 2 gamma) and random phases the waves are random Fourier features of the Gaussian
-    kernel exp(-gamma ||z - z'||^2) (Rahimi & Recht, NeurIPS 2007): a head that can be fitted in closed form as a
-    kernel machine, and trained as a network of one hidden layer. The factors keep a step of training of one size,
-    whatever the widths.
-
-    Parameters
-    ----------
-    width, outputs, waves : int
-        d, o and f.
-    dropout : float
-        Of the standardised features, while training.
-    """
-
-    center: Tensor
-    scale: Tensor
-
-    def __init__(self, width: int, outputs: int, waves: int, dropout: float) -> None:
-        super().__init__()
-        self.register_buffer("center", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
-        self.linear = nn.Linear(width, outputs)
-        self.frequencies = nn.Linear(width, waves)
-        self.waves = nn.Linear(waves, outputs, bias=False)
-        self.dropout = nn.Dropout(dropout)
-
-    def standardized(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b d"]:
-        """Features on the scale of the train part, clipped."""
-        return ((x - self.center) / self.scale).clamp(-CLIP, CLIP)
-
-    def forward(self, x: Float[Tensor, "b d"]) -> Float[Tensor, "b o"]:
-        """Standardised targets, or logits."""
-        z = self.dropout(self.standardized(x))
-        return self.linear(z / math.sqrt(z.shape[1])) + self.waves(self.wave(z))
-
-    def wave(self, z: Float[Tensor, "b d"]) -> Float[Tensor, "b f"]:
-        """Hidden layer; its inner product with another molecule's is near the kernel of the two."""
-        return torch.cos(self.frequencies(z)) * math.sqrt(2 / self.frequencies.out_features)
-
-
-class PropertyNetwork(nn.Module):
-    """A pretrained model, down to what an embedding needs, with a head on top.
-
-    Parameters
-    ----------
-    model : MolCMIMModel
-        Its unneeded parts are taken off.
-    embedding : {"mean", "informative", "both"}
-        See :func:`molcmim.featurizer.embed`.
-    outputs, waves, dropout
-        Of the :class:`Head`.
-    """
-
-    def __init__(self, model: MolCMIMModel, embedding: str, outputs: int, waves: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        for part in ("to_logvar", "to_descriptors", *(("decoder",) if embedding == "mean" else ())):
-            setattr(model, part, None)
-        if embedding != "mean":
-            setattr(model.decoder, "to_vocabulary", None)  # noqa: B010 - a module by its type
-        self.model, self.embedding = model, embedding
-        config = model.config
-        width = (embedding != "informative") * config.latent_dim + (embedding != "mean") * config.width
-        self.head = Head(width, outputs, waves, dropout)
-
-    def features(self, input_ids: Int[Tensor, "b t"], target_ids: Int[Tensor, "b s"]) -> Float[Tensor, "b d"]:
-        """Embedding of a spelling; the decoder, where it takes part, is forced to say the canonical SMILES."""
-        return embed(self.model, input_ids, None, target_ids, self.embedding)
-
-    def forward(self, input_ids: Int[Tensor, "b t"], target_ids: Int[Tensor, "b s"]) -> Float[Tensor, "b o"]:
-        """Standardised targets, or logits."""
-        return self.head(self.features(input_ids, target_ids))
 
 
 @dataclass(frozen=True)
@@ -144,7 +66,9 @@ class Task:
     standardize: bool = False
     """Whether molecules are first brought into the corpus's form."""
     spread: list[list[float]] = field(default_factory=list)
-    """(a, b) of each target: the predicted variance is a times the members' variance, plus b."""
+    """(a, b) of each target: the predicted variance is a times the voices' variance, plus b."""
+    descriptors: list[str] = field(default_factory=list)
+    """RDKit's names of what the kernel machine reads; none if there is none."""
 
     @property
     def outputs(self) -> int:
@@ -154,6 +78,8 @@ class Task:
 
 class PropertyModel:
     """A fine-tuned model: molecules -> properties.
+
+    Its voices are the networks and, if it has one, the kernel machine, which has half of the weight.
 
     Parameters
     ----------
@@ -165,6 +91,8 @@ class PropertyModel:
         What they predict.
     training : mapping
         What is to be known about the training; JSON.
+    kernel : KernelMachine, optional
+        On the task's descriptors.
     """
 
     def __init__(
@@ -173,9 +101,10 @@ class PropertyModel:
         tokenizer: PreTrainedTokenizerFast,
         task: Task,
         training: Mapping[str, Any],
+        kernel: KernelMachine | None = None,
     ) -> None:
         self.networks = [network.eval() for network in networks]
-        self.tokenizer, self.task, self.training = tokenizer, task, dict(training)
+        self.tokenizer, self.task, self.training, self.kernel = tokenizer, task, dict(training), kernel
 
     def __repr__(self) -> str:
         what = f"{self.task.kind} of {', '.join(self.task.targets)}"
@@ -198,12 +127,12 @@ class PropertyModel:
         reader = Reader(
             Codec.of(self.tokenizer), config.notation, config.max_position_embeddings, True, self.task.standardize
         )
-        return Speller(reader, self.task.spellings, self.task.seed)
+        return Speller(reader, self.task.spellings, self.task.seed, self.task.descriptors)
 
     def predict(
         self, molecules: Any, on_error: str = "raise", progress: bool | None = None
     ) -> Float64[np.ndarray, "n _"]:
-        """Predict :attr:`columns` of molecules, averaged over spellings and members.
+        """Predict :attr:`columns` of molecules, averaged over spellings and voices.
 
         A molecule's prediction depends on nothing else in the call, nor on how it was written.
 
@@ -238,30 +167,42 @@ class PropertyModel:
 
     def outputs(self, spelled: Spelled, progress: bool = False) -> Float64[np.ndarray, "n _"]:
         """Predict :attr:`columns` of what the :meth:`speller` has read; rows of NaN for bad molecules."""
-        values = self.members(spelled, progress)
-        means = values.mean(0)
+        means, variance = self.mean_and_variance(spelled, progress)
         if self.task.spread:
             a, b = np.array(self.task.spread).T
-            means = np.concatenate([means, np.sqrt(a * values.var(0, ddof=1) + b)], axis=1)
+            means = np.concatenate([means, np.sqrt(a * variance + b)], axis=1)
         aligned = np.full((len(spelled.which), means.shape[1]), np.nan)
         good = spelled.which >= 0
         aligned[good] = means[spelled.which[good]]
         return aligned
 
-    def members(self, spelled: Spelled, progress: bool = False) -> Float64[np.ndarray, "m u o"]:
-        """Predict each different molecule with each member, averaged over spellings."""
-        found = []
-        for network in self.networks:
-            values = run(network, spelled, progress=progress).astype(np.float64)
-            if self.task.kind == "regression":
-                values = np.array(self.task.center) + np.array(self.task.scale) * values
-            elif self.task.kind == "binary":
-                values = 1 / (1 + np.exp(-values))
-            else:
-                values = np.exp(values - values.max(1, keepdims=True))
-                values /= values.sum(1, keepdims=True)
-            found.append(values[spelled.spellings].mean(1))
+    def mean_and_variance(
+        self, spelled: Spelled, progress: bool = False
+    ) -> tuple[Float64[np.ndarray, "u o"], Float64[np.ndarray, "u o"]]:
+        """Weigh the voices: their mean, which is what is predicted, and their variance about it."""
+        voices, m = self.voices(spelled, progress), len(self.networks)
+        shares = np.array([1 / m] * m if self.kernel is None else [0.5 / m] * m + [0.5])[:, None, None]
+        mean = (shares * voices).sum(0)
+        return mean, (shares * (voices - mean) ** 2).sum(0)
+
+    def voices(self, spelled: Spelled, progress: bool = False) -> Float64[np.ndarray, "v u o"]:
+        """Predict each different molecule with each network, averaged over spellings, and with the kernel machine."""
+        found = [
+            self._finished(run(network, spelled, progress=progress).astype(np.float64))[spelled.spellings].mean(1)
+            for network in self.networks
+        ]
+        if self.kernel is not None:
+            found.append(self._finished(self.kernel.predict(spelled.descriptors)))
         return np.stack(found)
+
+    def _finished(self, values: Float64[np.ndarray, "n o"]) -> Float64[np.ndarray, "n o"]:
+        """In the targets' units, or as probabilities."""
+        if self.task.kind == "regression":
+            return np.array(self.task.center) + np.array(self.task.scale) * values
+        if self.task.kind == "binary":
+            return 1 / (1 + np.exp(-values))
+        values = np.exp(values - values.max(1, keepdims=True))
+        return values / values.sum(1, keepdims=True)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the model's folder; it appears at once, and takes the place of a fine-tuned model that is there.
@@ -280,6 +221,9 @@ class PropertyModel:
                 for i, network in enumerate(self.networks)
                 for name, weight in network.state_dict().items()
             }
+            if self.kernel is not None:
+                kernel = dataclasses.asdict(self.kernel)
+                weights |= {f"kernel.{name}": torch.from_numpy(np.ascontiguousarray(kernel[name])) for name in kernel}
             safetensors.torch.save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
             record = {
                 "format_version": FORMAT_VERSION,
@@ -309,7 +253,8 @@ class PropertyModel:
         FileNotFoundError
             If it is no such folder, or a file is missing.
         ValueError
-            If the format is newer than this version, or a file is damaged or does not belong to the others.
+            If the format is newer than this version, a file is damaged or does not belong to the others, or this RDKit
+            lacks a descriptor.
         """
         folder = Path(folder)
         record = read_record(folder)
@@ -319,6 +264,8 @@ class PropertyModel:
             raise ValueError(f"the tokenizer in {folder} is not the one the model was trained with; copy it again")
         weights = safetensors.torch.load_file(folder / WEIGHTS)
         task = Task(**record["task"])
+        spelling.columns(task.descriptors)
+        machine = {n.partition(".")[2]: w.numpy() for n, w in weights.items() if n.startswith("kernel.")}
         networks = []
         for i in range(record["members"]):
             with torch.device("meta"):
@@ -329,7 +276,7 @@ class PropertyModel:
             except RuntimeError as error:
                 raise ValueError(f"{folder / CONFIG} describes another model than {WEIGHTS} holds: {error}") from None
             networks.append(network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
-        return cls(networks, tokenizer, task, record["training"])
+        return cls(networks, tokenizer, task, record["training"], KernelMachine(**machine) if machine else None)
 
 
 def refuse_bad(rows: Sequence[object], spelled: Spelled) -> None:
@@ -339,40 +286,6 @@ def refuse_bad(rows: Sequence[object], spelled: Spelled) -> None:
         from molcmim.smiles import BadMolecule, MoleculeError
 
         raise MoleculeError([BadMolecule(i, rows[i], spelled.reasons[i] or "") for i in bad.tolist()])
-
-
-@torch.inference_mode()
-def run(
-    network: PropertyNetwork, spelled: Spelled, features: bool = False, progress: bool = False
-) -> Float32[np.ndarray, "s _"]:
-    """Compute outputs (or features) of every different string, similar lengths together, in evaluation mode."""
-    device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    encoded = spelled.encoded
-    lengths = np.diff(encoded.offsets)
-    order = np.argsort(-lengths, kind="stable")
-    budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
-    width = len(network.head.center) if features else network.head.linear.out_features
-    out = np.zeros((len(lengths), width), np.float32)
-    done = 0
-    with tqdm(total=len(order), desc="predicting", unit=" spellings", disable=not progress) as bar:
-        while done < len(order):
-            rows = order[done : done + max(1, budget // int(lengths[order[done]]))]
-            inputs = batch(spelled, rows, device)
-            out[rows] = (network.features(*inputs) if features else network(*inputs)).cpu().numpy()
-            done += len(rows)
-            bar.update(len(rows))
-    network.train(was_training)
-    return out
-
-
-def batch(spelled: Spelled, rows: Int[np.ndarray, " b"], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids of strings, and of the canonical SMILES of what they spell."""
-    encoded = spelled.encoded
-    ids, _ = gather(encoded.ids, encoded.offsets, rows)
-    target, _ = gather(encoded.ids, encoded.offsets, spelled.canonical[rows])
-    return torch.from_numpy(ids).to(device), torch.from_numpy(target).to(device)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -399,11 +312,3 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{known['weights_sha256'][:12]}...; copy the folder again"
         )
     return known
-
-
-def gaussian_waves(head: Head, gamma: float, generator: torch.Generator) -> None:
-    """Draw the head's frequencies and phases for the kernel exp(-gamma ||z - z'||^2)."""
-    weight, bias = head.frequencies.weight, head.frequencies.bias
-    with torch.no_grad():
-        weight.copy_(torch.randn(weight.shape, generator=generator) * math.sqrt(2 * gamma))
-        bias.copy_(torch.rand(bias.shape, generator=generator) * 2 * math.pi)

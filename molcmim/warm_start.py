@@ -1,6 +1,6 @@
 """Where fine-tuning starts: the head fitted in closed form on frozen features, and the loss. Knows no training loop.
 
-Shapes: n rows, u molecules, y targets, b batch, o outputs, d features, e columns of a design, s strings.
+Shapes: n molecules, r rows, y targets, b batch, o outputs, d features, e columns of a design, s strings.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,13 +17,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from molcmim.property_network import Head, PropertyNetwork, gaussian_waves, run
 from molcmim.spelling import Spelled
-from molcmim.tuned import Head, PropertyNetwork, gaussian_waves, run
 
 GAMMAS = (0.25, 1.0, 4.0)
 """Kernel widths tried, in units of 1 / d."""
 PENALTIES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 """Ridge penalties tried."""
+SPELLINGS = 3
+"""Of each molecule that closed forms see, at most."""
 
 
 @dataclass(frozen=True)
@@ -74,26 +77,57 @@ def tensors(data: Labelled, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.values).float().to(device), torch.from_numpy(data.weights).float().to(device)
 
 
-@torch.no_grad()
-def closed_form(network: PropertyNetwork, train: Labelled, valid: Labelled, kind: str, seed: int) -> float:
-    """Fit the head on frozen features: a kernel ridge regression, gamma and penalty chosen by valid loss.
+class Problem(NamedTuple):
+    """A weighted least-squares problem on frozen features, on the CPU; r rows, one a spelling."""
 
-    Features are those of all spellings, which share their molecule's weight; classes are regressed on as +-2 (logits).
+    features: Float[Tensor, "r d"]
+    """Embeddings."""
+    targets: Float[Tensor, "r o"]
+    """What is regressed on; 0 where unknown."""
+    weights: Float[Tensor, "r o"]
+    """Those of a molecule's spellings share its weight; 0 where the target is unknown."""
+    molecules: int
+    """n."""
+
+    @classmethod
+    def of(cls, network: PropertyNetwork, data: Labelled, kind: str) -> Problem:
+        """Embed the first :data:`SPELLINGS` of each molecule."""
+        spelled = data.spelled.first(SPELLINGS)
+        k = spelled.spellings.shape[1]
+        features = torch.from_numpy(run(network, spelled, features=True)[spelled.spellings[spelled.which].reshape(-1)])
+        targets = torch.from_numpy(regressed(data.values, kind, network.head.linear.out_features)).float()
+        weights = torch.from_numpy(data.weights).float()[:, None] * ~targets.isnan() / k
+        return cls(
+            features, targets.nan_to_num().repeat_interleave(k, 0), weights.repeat_interleave(k, 0), len(targets)
+        )  # fmt: skip
+
+
+def regressed(values: Float64[np.ndarray, "n y"], kind: str, outputs: int) -> Float64[np.ndarray, "n o"]:
+    """Give what a least-squares fit aims at: standardised targets as they are, classes as +-2 (logits)."""
+    if kind == "binary":
+        return 4 * values - 2
+    if kind == "multiclass":
+        return np.where(np.isnan(values), np.nan, 4.0 * (values == np.arange(outputs)) - 2)
+    return values
+
+
+@torch.no_grad()
+def closed_form(network: PropertyNetwork, problem: Problem, valid: Labelled, kind: str, seed: int) -> float:
+    """Fit the head on frozen features: a kernel ridge regression, gamma and penalty chosen by valid loss.
 
     Returns
     -------
     float
         The valid loss.
     """
-    head = network.head.eval()
-    X, targets, weights = _problem(network, train, kind)
+    head, X = network.head.eval(), problem.features
     head.center.copy_(X.mean(0))
     head.scale.copy_(X.std(0, correction=0).clamp_min(1e-6))
     valid_X = torch.from_numpy(run(network, valid.spelled, features=True))
     best: tuple[float, dict[str, Tensor]] | None = None
     for number, gamma in enumerate(GAMMAS):
         gaussian_waves(head, gamma / X.shape[1], torch.Generator().manual_seed(seed * len(GAMMAS) + number))
-        for solution in _ridge(head, X, targets, weights, PENALTIES):
+        for solution in _ridge(head, problem, PENALTIES):
             _install(head, solution)
             loss = loss_of(head(valid_X), valid, kind)
             if best is None or loss < best[0]:
@@ -104,37 +138,17 @@ def closed_form(network: PropertyNetwork, train: Labelled, valid: Labelled, kind
 
 
 @torch.no_grad()
-def linear_start(network: PropertyNetwork, train: Labelled, kind: str, dropout: float) -> None:
+def linear_start(head: Head, problem: Problem, dropout: float) -> None:
     """Give the head what training starts from: its linear part fitted in closed form, its waves silent.
 
     The penalty is the one that dropout p of standardised features amounts to, n p / (1 - p) (Wager et al., NeurIPS
     2013): so the linear part starts at the optimum of the loss that training sees. A kernel machine, which fits the
     train part nearly perfectly, would leave training nothing to learn from.
     """
-    head = network.head.eval()
-    X, targets, weights = _problem(network, train, kind)
-    penalty = len(train.values) * max(dropout / (1 - dropout), 1e-4) / X.shape[1]  # a weight is sqrt(d) times larger
-    [solution] = _ridge(head, X, targets, weights, (penalty,), waves=False)
+    d = problem.features.shape[1]
+    penalty = problem.molecules * max(dropout / (1 - dropout), 1e-4) / d  # a weight is sqrt(d) times larger
+    [solution] = _ridge(head.eval(), problem, (penalty,), waves=False)
     _install(head, solution)
-
-
-def _problem(network: PropertyNetwork, data: Labelled, kind: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Features, targets (0 where unknown) and weights of every spelling of every row, on the CPU."""
-    k = data.spelled.spellings.shape[1]
-    found = run(network, data.spelled, features=True)
-    X = torch.from_numpy(found[data.spelled.spellings[data.spelled.which].reshape(-1)])
-    outputs = network.head.linear.out_features
-    targets = torch.from_numpy(_regressed(data.values, kind, outputs)).float().repeat_interleave(k, 0)
-    weights = torch.from_numpy(data.weights).float().repeat_interleave(k)[:, None] * ~targets.isnan() / k
-    return X, targets.nan_to_num(), weights
-
-
-def _regressed(values: Float64[np.ndarray, "n y"], kind: str, outputs: int) -> Float64[np.ndarray, "n o"]:
-    if kind == "binary":
-        return 4 * values - 2
-    if kind == "multiclass":
-        return np.where(np.isnan(values), np.nan, 4.0 * (values == np.arange(outputs)) - 2)
-    return values
 
 
 def _design(head: Head, X: Float[Tensor, "b d"], waves: bool) -> Float[Tensor, "b e"]:
@@ -151,15 +165,9 @@ def _install(head: Head, solution: Float[Tensor, "o e"]) -> None:
     head.waves.weight.copy_(solution[:, d + 1 :] if solution.shape[1] > d + 1 else torch.tensor(0.0))
 
 
-def _ridge(
-    head: Head,
-    X: Float[Tensor, "n d"],
-    targets: Float[Tensor, "n o"],
-    weights: Float[Tensor, "n o"],
-    penalties: Sequence[float],
-    waves: bool = True,
-) -> list[Float[Tensor, "o e"]]:
+def _ridge(head: Head, problem: Problem, penalties: Sequence[float], waves: bool = True) -> list[Float[Tensor, "o e"]]:
     """Weighted ridge solutions, one for each penalty; the constant is not penalised."""
+    X, targets, weights, _ = problem
     constant = head.linear.in_features
     size = constant + 1 + waves * head.frequencies.out_features
     patterns = [tuple(column.tolist()) for column in weights.T]

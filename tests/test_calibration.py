@@ -41,17 +41,16 @@ def test_one_sigma_holds_what_a_gaussian_says() -> None:
 def test_spread_finds_both_terms() -> None:
     rng = np.random.default_rng(1)
     sd = rng.uniform(0.1, 2, 40_000)
-    members = sd * rng.normal(size=(2, 40_000))
-    variance = members.var(0, ddof=1)
-    y = members.mean(0) + np.sqrt(1.5 * variance + 0.5) * rng.normal(size=40_000)
-    a, b = fit_spread(y, members)
+    predicted, variance = rng.normal(size=40_000), (sd * rng.normal(size=40_000)) ** 2
+    y = predicted + np.sqrt(1.5 * variance + 0.5) * rng.normal(size=40_000)
+    a, b = fit_spread(y, predicted, variance)
     assert a == pytest.approx(1.5, rel=0.1)
     assert b == pytest.approx(0.5, rel=0.1)
 
 
-def test_spread_of_members_that_agree_is_the_error_and_unknown_values_take_no_part() -> None:
+def test_spread_of_voices_that_agree_is_the_error_and_unknown_values_take_no_part() -> None:
     y = np.array([1.0, -1.0, 3.0, np.nan])
-    a, b = fit_spread(y, np.zeros((3, 4)))
+    a, b = fit_spread(y, np.zeros(4), np.zeros(4))
     assert b == pytest.approx(11 / 3)
     assert np.isfinite(a)
-    assert fit_spread(np.full(4, np.nan), np.zeros((3, 4))) == (1.0, 0.0)
+    assert fit_spread(np.full(4, np.nan), np.zeros(4), np.zeros(4)) == (1.0, 0.0)

@@ -1,4 +1,4 @@
-"""finetune, warm_start, tuned: against closed forms and scikit-learn; real molecules, random weights."""
+"""finetune, warm_start, property_network, tuned: against closed forms and scikit-learn; random weights."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from rdkit import Chem
-from rdkit.Chem import Crippen
+from rdkit.Chem import Crippen, Descriptors
 from sklearn.kernel_ridge import KernelRidge
 from stores import MOLECULES
 
 from molcmim import checkpoint, warm_start
-from molcmim.finetune import Choices, finetune, layer_depths, parameter_groups, train
-from molcmim.smiles import MoleculeError
-from molcmim.tuned import PropertyModel, PropertyNetwork, Task, gaussian_waves, run
-from molcmim.warm_start import Labelled, closed_form, linear_start, masked_loss
+from molcmim.finetune import Choices, cut, finetune, layer_depths, parameter_groups, train
+from molcmim.kernel_machine import KernelMachine
+from molcmim.property_network import PropertyNetwork, gaussian_waves, run
+from molcmim.smiles import MoleculeError, fingerprints
+from molcmim.tuned import PropertyModel, Task
+from molcmim.warm_start import Labelled, Problem, closed_form, linear_start, masked_loss
 
 SMILES = [text for text, _ in MOLECULES]
 LOGP = np.array([Crippen.MolLogP(Chem.MolFromSmiles(text)) for text in SMILES])
@@ -118,7 +120,7 @@ def test_closed_form_is_kernel_ridge_regression(tiny_checkpoint: Path, monkeypat
     y = ((LOGP - LOGP.mean()) / LOGP.std())[:, None]
     data = labelled(tiny_checkpoint, y, spellings=1)
     net = PropertyNetwork(checkpoint.load(tiny_checkpoint)[0], "mean", 1, 8_000)
-    loss = closed_form(net, data, data, "regression", 0)
+    loss = closed_form(net, Problem.of(net, data, "regression"), data, "regression", 0)
     X = run(net, data.spelled, features=True)[data.spelled.spellings[data.spelled.which, 0]]
     Z = ((X - X.mean(0)) / X.std(0)).clip(-10, 10)
     gram = Z @ Z.T / 32 + np.exp(-((Z[:, None] - Z) ** 2).sum(-1) / 32)
@@ -135,8 +137,9 @@ def test_linear_start_is_weighted_ridge_over_known_rows(tiny_checkpoint: Path) -
     y[::4, 1] = np.nan
     data = labelled(tiny_checkpoint, y, weights, spellings=1)
     net = network(tiny_checkpoint, outputs=2)
-    closed_form(net, data, data, "regression", 0)
-    linear_start(net, data, "regression", 0.2)
+    problem = Problem.of(net, data, "regression")
+    closed_form(net, problem, data, "regression", 0)
+    linear_start(net.head, problem, 0.2)
     X = run(net, data.spelled, features=True)[data.spelled.spellings[data.spelled.which, 0]].astype(float)
     Z = np.c_[((X - X.mean(0)) / X.std(0)).clip(-10, 10), np.ones(len(X))]
     ours = run(net, data.spelled)[data.spelled.spellings[data.spelled.which, 0]]
@@ -146,6 +149,19 @@ def test_linear_start_is_weighted_ridge_over_known_rows(tiny_checkpoint: Path) -
         W = weights[known, None]
         solution = np.linalg.solve(Z[known].T @ (W * Z[known]) + penalty, Z[known].T @ (W[:, 0] * column[known]))
         np.testing.assert_allclose(ours[:, i], Z @ solution, atol=2e-3)
+
+
+def test_batches_are_of_similar_lengths_and_hold_everything_once() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 100, 1000)
+    batches = cut(lengths, 32, np.random.default_rng(1))
+    np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(1000))
+    assert sorted(map(len, batches)) == [8, *[32] * 31]
+    padded = sum(len(own) * lengths[own].max() for own in batches)
+    assert padded < 1.15 * lengths.sum()
+    first = [own.min() // 256 for own in batches]
+    assert first != sorted(first)  # the pools are not met one after the other
+    assert all(own.max() < 256 * (own.min() // 256 + 1) for own in batches)
 
 
 def test_training_learns_and_keeps_the_best(tiny_checkpoint: Path) -> None:
@@ -160,7 +176,7 @@ def test_training_learns_and_keeps_the_best(tiny_checkpoint: Path) -> None:
     lowest = min(entry["valid_loss"] for entry in history)
     assert lowest < 0.3  # the mean has 1
     assert lowest < history[1]["valid_loss"]
-    found = run(net, data.spelled)[data.spelled.spellings[data.spelled.which], 0].mean(1)
+    found = run(net, data.spelled)[data.spelled.spellings[data.spelled.which, 0], 0]
     assert ((found - y[:, 0]) ** 2).mean() == pytest.approx(lowest, rel=1e-4)
     if history[0]["valid_loss"] > lowest:  # else the frozen model was kept
         assert not torch.equal(net.model.encoder.reads[0].query.weight, before)
@@ -214,7 +230,7 @@ def test_spellings_are_averaged(tuned: PropertyModel) -> None:
     one = run(tuned.networks[0], spelled)
     center, scale = np.array(tuned.task.center), np.array(tuned.task.scale)
     by_hand = [center + scale * one[own].astype(float).mean(0) for own in spelled.spellings]
-    np.testing.assert_allclose(tuned.members(spelled)[0], by_hand, atol=1e-6)
+    np.testing.assert_allclose(tuned.voices(spelled)[0], by_hand, atol=1e-6)
 
 
 def test_an_ensemble_is_unsure(tuned: PropertyModel) -> None:
@@ -222,10 +238,30 @@ def test_an_ensemble_is_unsure(tuned: PropertyModel) -> None:
     assert tuned.columns == ["a_predicted", "b_predicted", "a_std", "b_std"]
     assert (found[:, 2:] > 0).all()
     spelled = tuned.speller().read(SMILES)
-    members = tuned.members(spelled)[:, spelled.which]
-    np.testing.assert_allclose(found[:, :2], members.mean(0))
+    first, second, kernel = tuned.voices(spelled)[:, spelled.which]
+    mean = ((first + second) / 2 + kernel) / 2
+    np.testing.assert_allclose(found[:, :2], mean)
     (a, b), _ = tuned.task.spread
-    np.testing.assert_allclose(found[:, 2] ** 2, a * members[:, :, 0].var(0, ddof=1) + b)
+    variance = ((first - mean) ** 2 / 2 + (second - mean) ** 2 / 2 + (kernel - mean) ** 2) / 2
+    np.testing.assert_allclose(found[:, 2] ** 2, a * variance[:, 0] + b)
+
+
+def test_the_last_voice_is_a_kernel_machine_on_descriptors(tuned: PropertyModel, tiny_checkpoint: Path) -> None:
+    X = fingerprints(SMILES, "rdkit2d")
+    assert tuned.task.descriptors == [name for name, _ in Descriptors.descList]
+    y = np.stack([LOGP, 10 - 3 * LOGP], 1)[:36]
+    y[::3, 1] = np.nan
+    center, scale = np.array(tuned.task.center), np.array(tuned.task.scale)
+    machine = KernelMachine.fit(X[:36], (y - center) / scale, np.ones(36))
+    spelled = tuned.speller().read(SMILES)
+    voice = tuned.voices(spelled)[-1][spelled.which]
+    np.testing.assert_allclose(voice, center + scale * machine.predict(X), atol=1e-3)
+    assert np.corrcoef(voice[36:, 0], LOGP[36:])[0, 1] > 0.9
+    plain = replace(QUICK, epochs=0, descriptors=False)
+    model = finetune(tiny_checkpoint, SMILES[:36], LOGP[:36, None], (SMILES[36:], LOGP[36:, None]), choices=plain)
+    assert model.kernel is None
+    assert model.task.descriptors == []
+    assert len(model.voices(model.speller().read(SMILES))) == 1
 
 
 def test_bad_molecules_are_named_or_nan(tuned: PropertyModel, tiny_checkpoint: Path) -> None:
@@ -250,6 +286,7 @@ def test_what_is_saved_is_what_is_loaded(tuned: PropertyModel, tmp_path: Path) -
     assert loaded.training == json.loads(json.dumps(tuned.training))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(tuned)).predict(SMILES[:3]), tuned.predict(SMILES[:3]))
+    assert loaded.kernel is not None
     tuned.save(folder)  # its like is replaced
     (tmp_path / "thesis").mkdir()
     with pytest.raises(FileExistsError, match="is no fine-tuned model"):
@@ -279,6 +316,8 @@ def test_damage_is_said(tuned: PropertyModel, tmp_path: Path) -> None:
     broken("finetuned.json", newer, ValueError, "has format 99, .* upgrade molcmim")
     other = json.dumps({**record, "vocab_hash": "0" * 64}).encode()
     broken("finetuned.json", other, ValueError, "tokenizer in .* is not the one")
+    alien = json.dumps({**record, "task": {**record["task"], "descriptors": ["Charm"]}}).encode()
+    broken("finetuned.json", alien, ValueError, "RDKit has no descriptor Charm")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     wider = json.dumps({**config, "width": 128}).encode()
     broken("config.json", wider, ValueError, "describes another model")

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rdkit import Chem
+from rdkit.Chem import Descriptors
 
 from molcmim.reading import Reader
 from molcmim.spelling import Speller
@@ -38,7 +39,7 @@ def test_spellings_are_of_their_molecule_and_the_first_is_canonical(speller: Spe
             own = spelled.spellings[spelled.which[row]]
             assert strings[own[0]] == canonical
             assert {Chem.CanonSmiles(strings[i]) for i in own} == {canonical}
-            assert {strings[spelled.canonical[i]] for i in own} == {canonical}
+            assert (spelled.owner[own] == spelled.which[row]).all()
     assert len(set(spelled.spellings[1])) > 3
     assert "unclosed ring" in spelled.reasons[5]
 
@@ -71,3 +72,21 @@ def test_too_long_is_a_reason_and_a_long_spelling_gives_way(speller: Speller) ->
 def test_nothing_readable_and_nothing_at_all(speller: Speller) -> None:
     assert speller.read([None, "C1CC"]).which.tolist() == [-1, -1]
     assert speller.read([]).spellings.shape == (0, 6)
+    assert speller._replace(descriptors=["MolWt"]).read([None]).descriptors.shape == (0, 1)
+
+
+def test_descriptors_are_rdkits_by_name_one_row_a_molecule(speller: Speller) -> None:
+    spelled = speller._replace(descriptors=["TPSA", "MolWt"]).read(MOLECULES)
+    assert speller.read(MOLECULES).descriptors.shape == (4, 0)
+    for row, molecule in enumerate(MOLECULES):
+        if spelled.which[row] >= 0:
+            mol = Chem.MolFromSmiles(molecule)
+            expected = [Descriptors.TPSA(mol), Descriptors.MolWt(mol)]
+            np.testing.assert_allclose(spelled.descriptors[spelled.which[row]], expected, rtol=1e-6)
+    with pytest.raises(ValueError, match="has no descriptor Charm; install"):
+        speller._replace(descriptors=["TPSA", "Charm"]).read(["C"])
+
+
+def test_fewer_spellings_are_the_first(speller: Speller) -> None:
+    spelled = speller.read(MOLECULES)
+    np.testing.assert_array_equal(spelled.first(2).spellings, spelled.spellings[:, :2])
