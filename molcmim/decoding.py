@@ -72,7 +72,6 @@ class Decoded(NamedTuple):
     """Whether ``</s>`` came before the model's length was used up."""
 
 
-@torch.inference_mode()
 def decode_ids(
     model: MolCMIMModel, z: Float[Tensor, "b z"], max_length: int | None = None, **settings: Any
 ) -> Int[Tensor, "n t"]:
@@ -97,6 +96,7 @@ def decode_ids(
     return _generate(model, z, max_length, settings)[0] if settings else _greedy(model, z, max_length).ids
 
 
+@torch.inference_mode()
 def _greedy(
     model: MolCMIMModel, z: Float[Tensor, "b z"], max_length: int | None = None, forbidden: Sequence[int] = ()
 ) -> Decoded:
@@ -134,6 +134,7 @@ def _greedy(
     return Decoded(ids[:, : step + 1], log_px, finished)
 
 
+@torch.inference_mode()
 def _generate(
     model: MolCMIMModel, z: Float[Tensor, "b z"], max_length: int | None, settings: dict[str, Any]
 ) -> tuple[Int[Tensor, "n t"], tuple[Float[Tensor, "n v"], ...] | None]:
@@ -197,7 +198,6 @@ def search_settings(decoding: str) -> dict[str, Any]:
     )
 
 
-@torch.inference_mode()
 def decode_batches(
     model: MolCMIMModel,
     z: Float[np.ndarray, "n z"],
@@ -238,6 +238,7 @@ def decode_batches(
         yield found
 
 
+@torch.inference_mode()
 def _decode(model: MolCMIMModel, codes: Float[Tensor, "b z"], settings: dict[str, Any]) -> Decoded:
     ids, steps = _generate(model, codes, None, settings)
     if steps is None:
