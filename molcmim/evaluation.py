@@ -6,6 +6,7 @@ The store must have been prepared with the checkpoint's vocabulary; its molecule
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from molcmim import checkpoint
 from molcmim.data import TokenStore
 from molcmim.files import atomic_path
 from molcmim.metrics import held_out, held_out_batches, token_characters
+from molcmim.objectives import OBJECTIVES
 
 
 def evaluate(
@@ -45,7 +47,8 @@ def evaluate(
     -------
     dict
         The fields of :class:`molcmim.metrics.HeldOut`, with the number of molecules and hashes of both sides.
-        Descriptors are standardised by the store's own mean and standard deviation.
+        Descriptors are standardised by the store's own mean and standard deviation. None stands for what the
+        checkpoint or the store has not: descriptors, or a decoder that its objective trained.
 
     Raises
     ------
@@ -59,14 +62,17 @@ def evaluate(
             f"{store} was prepared with tokenizer {held.manifest.tokenizer!r}, whose vocabulary is not that of "
             f"{name_or_path}; prepare it again with the checkpoint's folder as --notation"
         )
+    record = checkpoint.read_record(checkpoint.resolve(name_or_path))
+    objective = record["training"].get("recipe", {}).get("objective", "cmim")
     batches = list(held_out_batches(held, molecules))
-    metrics = held_out(model, tqdm(batches, disable=not progress), token_characters(tokenizer))
+    bar = tqdm(batches, disable=not progress)
+    metrics = held_out(model, bar, token_characters(tokenizer), OBJECTIVES[objective].decoder).as_dict()
     return {
         "checkpoint": Path(name_or_path).name,
-        "weights_sha256": checkpoint.read_record(checkpoint.resolve(name_or_path))["weights_sha256"],
+        "weights_sha256": record["weights_sha256"],
         "store_sources": held.manifest.sources,
         "molecules": sum(len(batch["target_ids"]) for batch in batches),
-        **metrics.as_dict(),
+        **{name: None if math.isnan(value) else value for name, value in metrics.items()},
     }
 
 

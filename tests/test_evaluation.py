@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from molcmim import generation
+from molcmim import checkpoint, generation
 from molcmim.cli import app
 from molcmim.evaluation import evaluate
 from molcmim.prepare import prepare
@@ -55,3 +56,15 @@ def test_command_writes_what_it_prints(store: Path, tmp_path: Path) -> None:
 def test_foreign_vocabulary_is_refused(store: Path) -> None:
     with pytest.raises(ValueError, match="tokenizer 'selfies'"):
         evaluate("molcmim-small", store.with_name("selfies"), progress=False)
+
+
+def test_a_decoder_that_was_not_trained_is_not_asked(store: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint.resolve("molcmim-small"), tmp_path / "contrastive")
+    record = json.loads((folder / "checkpoint.json").read_text())
+    record["training"]["recipe"]["objective"] = "infonce"
+    (folder / "checkpoint.json").write_text(json.dumps(record))
+    report, whole = (evaluate(one, store, progress=False) for one in (folder, "molcmim-small"))
+    decoded = {"exact_reconstruction", "token_accuracy", "nats_per_token", "bits_per_character"}
+    assert {name for name, value in report.items() if value is None} - {"descriptor_r2"} == decoded
+    assert report["effective_rank"] == whole["effective_rank"]
+    assert whole["exact_reconstruction"] is not None
