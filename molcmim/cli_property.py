@@ -32,6 +32,7 @@ def finetune(
 ) -> None:
     """Fine-tune a pretrained model on a table, and say how well it predicts what it has not seen.
 
+    Half of each prediction is the network's, half a kernel machine's on RDKit's 2D descriptors.
     OUTPUT holds the model, for `molcmim predict` and the scikit-learn estimators, and predictions.csv, metrics.csv,
     parity.png, learning.png, of an ensemble calibration.png.
     """

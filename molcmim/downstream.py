@@ -28,9 +28,8 @@ from sklearn.svm import SVR
 from threadpoolctl import threadpool_limits
 
 from molcmim.datasets import Split
+from molcmim.kernel_machine import CLIP
 
-CLIP = 10.0
-"""Largest absolute value of a standardised feature."""
 BOOTSTRAPS = 2_000
 """Resamplings of the test part behind an interval."""
 

@@ -4,12 +4,13 @@ The head is first fitted in closed form on frozen features, as a kernel machine;
 weights kept are those with the lowest valid loss, the frozen model's among them. Training starts from a linear head and
 moves everything, with learning rates that fall from the head downwards (Howard & Ruder, arXiv 1801.06146), on a
 spelling of each molecule drawn anew every epoch, and with the moving average of the weights as the model that counts.
+Its matrix products are in bfloat16 where the hardware has it; predictions are in float32.
+
+Half of each prediction is a kernel machine's on RDKit's 2D descriptors, which learns from the train part alone: two
+learners that read different things, and whose errors partly cancel.
 
 A plain loop, not transformers' Trainer: a run is minutes long and needs no checkpoints to resume from, loads no data
 from disk, and its evaluations are of averaged weights, which would have to be swapped into Trainer's model and back.
-
-Beside the network, and with half of the weight in a prediction, stands a kernel machine on RDKit's 2D descriptors: two
-learners that read different things, and whose errors partly cancel.
 
 Shapes: n molecules, y targets, v valid molecules.
 """

@@ -15,11 +15,9 @@ from tqdm import tqdm
 
 from molcmim.data import gather
 from molcmim.featurizer import TOKENS_PER_BATCH, embed
+from molcmim.kernel_machine import CLIP
 from molcmim.model import MolCMIMModel
 from molcmim.spelling import Spelled
-
-CLIP = 10.0
-"""Largest absolute value of a standardised feature that the head sees."""
 
 
 class Head(nn.Module):

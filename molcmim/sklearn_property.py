@@ -140,6 +140,7 @@ class _Property(BaseEstimator):
 class MolCMIMRegressor(RegressorMixin, _Property):
     """Molecules -> measured numbers: a pretrained model fine-tuned end to end.
 
+    A kernel machine on RDKit's 2D descriptors takes half of each prediction (``options={"descriptors": False}``: none).
     One set of defaults serves all data sets; see :mod:`molcmim.finetune` for what is done.
 
     Parameters
@@ -211,7 +212,7 @@ class MolCMIMRegressor(RegressorMixin, _Property):
             As for `fit`.
         return_std
             Return the standard deviation of the error that is to be expected as well (of an ensemble only): from how
-            much the members differ and how wrong they were on the valid part.
+            much the models and the kernel machine differ, and how wrong they were on the valid part.
 
         Returns
         -------
