@@ -153,10 +153,12 @@ def train(
     half = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     valid = replace(valid, spelled=valid.spelled.first(1))
     problem = Problem.of(network, data, kind)
+    network.head.cpu()  # where closed forms are fitted
     start = closed_form(network, problem, valid, kind, choices.seed)
     history = [{"epoch": 0.0, "train_loss": float("nan"), "valid_loss": start}]
     best, kept = start, copy.deepcopy(network.state_dict())
     linear_start(network.head, problem, choices.dropout)
+    network.head.to(device)
     rows = np.flatnonzero(~np.isnan(data.values).all(1) & (data.weights > 0))
     values, weights = tensors(data, device)
     lengths = np.diff(data.spelled.encoded.offsets)
