@@ -174,7 +174,7 @@ def c_mim_sum(sample: Sample, settings: Settings) -> Parts:
 
 
 def ae(sample: Sample, settings: Settings) -> Parts:
-    """Autoencoder: log p(x|mu). Its posterior is a point, so that z is mu(x)."""
+    """Autoencoder: log p(x|mu) (Hinton & Salakhutdinov, Science 2006). Its posterior is a point: z is mu(x)."""
     return {"log_px": _per_token(sample, settings)}
 
 
@@ -190,7 +190,7 @@ def c_vae(sample: Sample, settings: Settings) -> Parts:
 
 
 def info_nce_x(sample: Sample, settings: Settings) -> Parts:
-    """InfoNCE-X: InfoNCE of two views + log p(x|z), so that it has a decoder and informative embeddings.
+    """InfoNCE-X: log p(x+ | x) of :func:`info_nce` + log p(x|z), so that it has a decoder and informative embeddings.
 
     The literature names InfoNCE-X without a definition that we could read: this reading is ours. The views compared are
     the means mu of both spellings; the decoder is given z of the first.

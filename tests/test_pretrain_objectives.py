@@ -23,7 +23,7 @@ from molcmim.latent import Posterior
 from molcmim.metrics import effective_rank
 from molcmim.model import MolCMIMModel
 from molcmim.moving_average import MovingAverage
-from molcmim.objectives import OBJECTIVES, Sample, Settings
+from molcmim.objectives import OBJECTIVES, Sample, Settings, log_p_descriptors
 from molcmim.optimizer import build_optimizer
 from molcmim.recipe import Recipe
 from molcmim.trainer import MOVING_AVERAGE, both_views, pretrain
@@ -70,15 +70,21 @@ def stores(tmp_path_factory):
     return write_store(folder / "train", 0, 40, True), write_store(folder / "valid", 40, None, True)
 
 
-def learn(name, steps=60):
-    """Train a tiny model on the 24 shortest molecules; return the parts by step and the means."""
-    shortest = sorted(MOLECULES, key=lambda molecule: len(molecule[0]))[:24]
-    batch, other = batch_of(shortest), batch_of([(second, first) for first, second in shortest])
+SHORTEST = sorted(MOLECULES, key=lambda molecule: len(molecule[0]))[:24]
+
+
+def learn(name, steps=60, descriptors=None):
+    """Train a tiny model on the 24 shortest molecules; return the parts by step and the means.
+
+    With (24, p) `descriptors`, the chemistry factor is added.
+    """
+    batch, other = batch_of(SHORTEST), batch_of([(second, first) for first, second in SHORTEST])
     batch |= {"input_ids_2": other["input_ids"], "attention_mask_2": other["attention_mask"]}
     needs = OBJECTIVES[name]
     torch.manual_seed(0)
     sizes = {"width": 32, "stem_kernel": 3, "encoder_layers": 1, "decoder_layers": 1}
     posterior = "learned" if "learned" in needs.posteriors else "point"
+    sizes["num_descriptors"] = 0 if descriptors is None else descriptors.shape[1]
     model = MolCMIMModel(MolCMIMConfig.named("tiny", posterior=posterior, **sizes)).train()
     optimizer = build_optimizer(model, lr=7e-3, weight_decay=0.0)
     moving = MovingAverage(model, 0.9, 0.9)
@@ -95,6 +101,8 @@ def learn(name, steps=60):
             views = Views(*out.mu.chunk(2), target_first=first, target_second=second, second_moment=moment)
         posterior = Posterior(out.mu[:24], out.logvar[:24])
         parts = needs(Sample(out.log_px, out.num_tokens, out.z[:24], posterior, views=views), Settings(0.3))
+        if descriptors is not None:
+            parts["log_p_descriptors"] = log_p_descriptors(out.descriptors[:24], descriptors)
         loss = -sum(parts.values()).mean()
         optimizer.zero_grad()
         loss.backward()
@@ -115,6 +123,18 @@ def test_it_learns_and_does_not_collapse(objective):
     for part in PARTS[objective] & {"log_px", "log_p_view", "alignment", "half_log_pz"}:
         assert log[part].iloc[-1] > log[part].iloc[0], part
     assert effective_rank(mu) > 2  # 1 is collapse to a line
+
+
+@pytest.mark.parametrize("objective", ["cmim", "infonce"])
+def test_the_chemistry_factor_learns_beside_any(objective):
+    counts = torch.tensor([[float(smiles.upper().count(letter)) for letter in "CO="] for smiles, _ in SHORTEST])
+    descriptors = (counts - counts.mean(0)) / counts.std(0)
+    log, mu = learn(objective, descriptors=descriptors)
+    assert set(log) == PARTS[objective] | {"loss", "log_p_descriptors"}
+    best = log_p_descriptors(descriptors, descriptors).mean().item()
+    start, end = best - log["log_p_descriptors"].iloc[0], best - log["log_p_descriptors"].iloc[-1]
+    assert end < 0.3 * start  # it explains 70 % of the variance
+    assert effective_rank(mu) > 2
 
 
 @pytest.mark.parametrize("chemistry", [False, True])
