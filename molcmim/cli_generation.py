@@ -218,7 +218,7 @@ def optimize(
     typer.echo(
         f"{len(evaluations):,} calls, {cost['scored']:,} different molecules scored; {cost['draws']:,} codes decoded, "
         f"of them {cost['invalid']:,} invalid, {cost['dissimilar']:,} too dissimilar, {cost['repeated']:,} known or "
-        f"over budget; {cost['restarts']} restarts",
+        f"not chosen; {cost['restarts']} restarts",
         err=True,
     )
 

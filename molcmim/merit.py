@@ -128,8 +128,9 @@ def around_seeds(frame: pd.DataFrame, radius: float, corpus: Known | None) -> It
 
     Of the draws, ``valid`` is the share of molecules. Of the valid ones, ``unique`` is the share left if of equal ones
     around a seed the first alone counts, and ``not the seed`` the share that differ from it. Of the unique ones,
-    ``novel`` is the share that the corpus lacks. ``effective novelty`` is the share of all draws that are all four at
-    once, as MolMIM defines it (Reidenbach et al., arXiv 2208.09016). ``similarity`` to the seed is of the valid ones.
+    ``novel`` is the share that the corpus lacks. ``effective novelty``, whose name is MolMIM's (Reidenbach et al.,
+    arXiv 2208.09016), is the share of all draws that are all four at once. ``similarity`` to the seed is of the valid
+    ones.
     """
     setting = f"radius {radius:g}"
     valid = frame["valid"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import math
 import os
@@ -31,13 +30,15 @@ from molcmim.oracles import Oracle, Score, Scorer
 from molcmim.search import METHODS, Key, Search
 from molcmim.space import Checkpoint, Device, Space, good_rows
 
-DRAWS_PER_CALL = 5
+DRAWS_PER_CALL = 10
 """Default of the codes that may be decoded for each oracle call."""
+POOL = 200
+"""Molecules that a search which chooses what to score may put off, the most promising ones."""
 SAVE_EVERY = 30.0
 """Seconds of work that a killed run may lose."""
-NOT_DRAWN = pa.schema([("generation", pa.int32()), ("row", pa.int32()), ("call", pa.int32())])
-DRAWN = pa.schema([("seed", pa.string()), ("smiles", pa.string()), ("canonical", pa.string()),
-                   ("log_prob", pa.float32()), ("similarity", pa.float64()), ("error", pa.string())])  # fmt: skip
+DRAWN = pa.schema([("generation", pa.int32()), ("row", pa.int32()), ("seed", pa.string()), ("smiles", pa.string()),
+                   ("canonical", pa.string()), ("log_prob", pa.float32()), ("similarity", pa.float64()),
+                   ("error", pa.string())])  # fmt: skip
 
 
 @dataclass
@@ -49,7 +50,11 @@ class _Run:
     search: Search
     best: float
     seen: dict[str, Score] = field(default_factory=dict)
-    """What counts as an oracle call of this seed."""
+    """What counts as an oracle call of this seed, in order."""
+    pool: dict[str, Any] = field(default_factory=dict)
+    """What may be scored, and its code."""
+    far: set[str] = field(default_factory=set)
+    """What is too dissimilar."""
     draws: int = 0
 
 
@@ -76,7 +81,7 @@ def optimize(
 
     A code is decoded; what is valid, new, and as similar to the seed as it must be, is scored. As MolMIM does it
     (arXiv 2208.09016), but that molecules below `min_similarity` rank behind all others, by similarity, and cost no
-    oracle call.
+    oracle call, and that ``cma`` decodes more than it has scored: what a surrogate thinks best.
 
     Parameters
     ----------
@@ -101,7 +106,7 @@ def optimize(
     codes : int
         Codes that are decoded for each seed at a time; at least 2.
     max_draws : int, optional
-        Codes to decode at most for each seed; default 5 `calls`.
+        Codes to decode at most for each seed; default 10 `calls`.
     log : path, optional
         Parquet file of every code that was decoded. If there is one of the same call, it is gone on with.
     progress : bool, optional
@@ -113,8 +118,9 @@ def optimize(
         A row per scored molecule, seed by seed, in the order of their `call`, which counts from 1, the seed itself:
         ``seed``, ``call``, ``smiles``, ``valid``, ``canonical``, ``log_prob`` (of the seed itself NaN), ``similarity``,
         ``score``, the objectives if there are several, ``best`` (score so far of this seed), and ``error``: why there
-        is no score. ``attrs`` says what it cost: ``draws``, ``invalid``, ``dissimilar`` and ``repeated`` ones among
-        these, ``scored`` (different molecules handed to the oracle), ``restarts``. :func:`best` picks the winners.
+        is no score. ``attrs`` says what it cost: ``draws``, ``invalid``, ``dissimilar`` and ``repeated`` (known, or not
+        chosen) ones among these, ``scored`` (different molecules handed to the oracle), ``restarts``. :func:`best`
+        picks the winners.
 
     Raises
     ------
@@ -153,16 +159,19 @@ def optimize(
     rngs = np.random.default_rng(random_state).spawn(len(origins))
     firsts = scorer.score(origins)
     runs = [
-        _Run(row, seed, METHODS[method](z, radius, codes, rng), _score(first), {seed: first})
+        _Run(row, seed, METHODS[method](z, radius, codes, rng), _total(first), {seed: first})
         for row, (seed, z, rng, first) in enumerate(zip(origins, mu, rngs, firsts, strict=True))
     ]
     if not record.generations:
         n = len(runs)
-        record.add({"generation": [0] * n, "row": list(range(n)), "call": [1] * n, "seed": origins, "smiles": origins,
+        record.add({"generation": [0] * n, "row": list(range(n)), "seed": origins, "smiles": origins,
                     "canonical": origins, "log_prob": [math.nan] * n, "similarity": [1.0] * n,
-                    "error": [None] * n}, scorer)  # fmt: skip
+                    "error": [None] * n}, runs)  # fmt: skip
+    pace = math.ceil(codes * calls / max_draws)
     hidden = None if progress is None else not progress
-    with contextlib.closing(record), tqdm(total=calls * len(runs), desc=method, unit=" calls", disable=hidden) as bar:
+    with contextlib.ExitStack() as stack:
+        stack.callback(record.save, runs)
+        bar = stack.enter_context(tqdm(total=calls * len(runs), desc=method, unit=" calls", disable=hidden))
         for generation in range(1, 1 + max_draws):
             live = [r for r in runs if len(r.seen) < calls and r.draws < max_draws and not r.best >= target]
             if not live:
@@ -173,9 +182,20 @@ def optimize(
                 rng = np.random.default_rng([random_state, generation])
                 frame = space.decode(np.concatenate(asked), decoding, rng)
                 drawn = {name: frame[name].tolist() for name in ("smiles", "canonical", "log_prob", "error")}
-            told = _project(space, asked, drawn["canonical"]) if METHODS[method].projects else asked
-            table = _judge(live, told, drawn, scorer, calls, min_similarity)
-            record.add({"generation": [generation] * len(drawn["smiles"]), **drawn, **table}, scorer)
+            found = [
+                _sift(run, z, drawn["canonical"][place : place + codes], min_similarity)
+                for run, z, place in zip(live, asked, range(0, codes * len(live), codes), strict=True)
+            ]
+            owners = [run for run in live for _ in range(codes)]
+            record.add({**drawn, "generation": [generation] * len(owners), "row": [run.row for run in owners],
+                        "seed": [run.seed for run in owners],
+                        "similarity": [near for one in found for near in one.similarity]}, runs)  # fmt: skip
+            if METHODS[method].chooses:
+                _project(space, found)
+            chosen = [_choose(run, one, calls, pace, max_draws) for run, one in zip(live, found, strict=True)]
+            scorer.score([molecule for molecules in chosen for molecule in molecules])
+            for run, molecules, one in zip(live, chosen, found, strict=True):
+                _tell(run, molecules, one, scorer, space.dim)
             failed = [score.error for score in scorer.known.values() if score.error]
             if len(scorer.known) == len(failed) > len(runs):
                 raise ValueError(f"the oracle failed for each of {len(failed)} molecules; the first: {failed[0]}")
@@ -206,64 +226,78 @@ def best(evaluations: pd.DataFrame, k: int = 1) -> pd.DataFrame:
     return frame
 
 
-def _project(space: Space, asked: list[Any], molecules: list[str | None]) -> list[Any]:
-    """Replace codes by those of the molecules that they were decoded to, where there is one."""
-    different = [molecule for molecule in dict.fromkeys(molecules) if molecule is not None]
-    mu = dict(zip(different, space.encode(different).mu, strict=True)) if different else {}
-    codes = np.concatenate(asked)
-    told = np.array([mu.get(molecule or "", z) for molecule, z in zip(molecules, codes, strict=True)], np.float32)
-    told = np.where(np.isfinite(told).all(1, keepdims=True), told, codes)  # longer than the model reads
-    return np.split(told, np.cumsum([len(part) for part in asked])[:-1])
+@dataclass
+class _Found:
+    """What the codes of a seed were decoded to, known molecules left out."""
+
+    similarity: list[float]
+    """Of each code's molecule."""
+    new: dict[str, Any]
+    """Molecules that may be scored, and their codes."""
+    far: dict[str, tuple[Any, Key]]
+    """Too dissimilar ones, their codes and keys."""
+    broken: list[tuple[Any, Key]]
+    """Codes without a molecule, and their keys."""
 
 
-def _score(score: Score) -> float:
+def _sift(run: _Run, z: Any, molecules: list[str | None], floor: float) -> _Found:
+    similarity = smiles.similarities(run.seed, molecules).tolist()
+    found = _Found(similarity, {}, {}, [])
+    for code, molecule, near in zip(z, molecules, similarity, strict=True):
+        if molecule is None:
+            found.broken.append((code, (3, 0.0)))
+        elif molecule in run.far or molecule in run.seen or molecule in run.pool:
+            continue
+        elif near < floor:
+            found.far.setdefault(molecule, (code, (1, -near)))
+        else:
+            found.new.setdefault(molecule, code)
+    return found
+
+
+def _project(space: Space, found: list[_Found]) -> None:
+    """Replace codes by those of the molecules that they were decoded to, unless these are too long to be read."""
+    molecules = list(dict.fromkeys(molecule for one in found for molecule in (*one.new, *one.far)))
+    if molecules:
+        codes = zip(molecules, space.encode(molecules).mu, strict=True)
+        mu = {molecule: code for molecule, code in codes if np.isfinite(code).all()}
+        for one in found:
+            one.new |= {molecule: mu.get(molecule, code) for molecule, code in one.new.items()}
+            one.far |= {molecule: (mu.get(molecule, code), key) for molecule, (code, key) in one.far.items()}
+
+
+def _choose(run: _Run, found: _Found, calls: int, pace: int, max_draws: int) -> dict[str, Any]:
+    """Put what was found into the pool, and take out of it what is scored now, with its code."""
+    run.far |= set(found.far)
+    run.draws += len(found.similarity)
+    pool = [*run.pool.items(), *found.new.items()]
+    number = calls - len(run.seen)
+    if run.search.chooses and pool:
+        worth = run.search.worth(np.array([code for _, code in pool]))
+        pool = [pool[i] for i in np.argsort(-worth, kind="stable")]
+        number = min(number, pace) if run.draws < max_draws else number
+    run.pool = dict(pool[number:][:POOL])
+    return dict(pool[:number])
+
+
+def _tell(run: _Run, chosen: Mapping[str, Any], found: _Found, scorer: Scorer, dim: int) -> None:
+    told = [(code, _key(scorer.known[molecule])) for molecule, code in chosen.items()]
+    told += [*found.far.values(), *found.broken]
+    run.seen |= {molecule: scorer.known[molecule] for molecule in chosen}
+    top = max((_total(run.seen[molecule]) for molecule in chosen), default=-math.inf)
+    known = len(found.similarity) - len(found.new) - len(found.far) - len(found.broken)
+    z = np.array([code for code, _ in told], np.float32).reshape(len(told), dim)
+    run.search.tell(z, [key for _, key in told], known, top > run.best)
+    run.best = max(run.best, top)
+
+
+def _total(score: Score) -> float:
     return -math.inf if score.error else score.total
 
 
-def _judge(
-    live: list[_Run], told: list[Any], drawn: Mapping[str, list[Any]], scorer: Scorer, calls: int, floor: float
-) -> dict[str, list[Any]]:
-    """Score what is worth a call, in one go for all seeds, and tell every search; the log's other columns."""
-    canonical = drawn["canonical"]
-    table: dict[str, list[Any]] = {"row": [], "seed": [], "similarity": []}
-    ends = np.cumsum([0, *map(len, told)])
-    places = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
-    wanted: list[list[str]] = []
-    for run, place in zip(live, places, strict=True):
-        molecules = canonical[place]
-        similarity = smiles.similarities(run.seed, molecules)
-        table["row"] += [run.row] * len(molecules)
-        table["seed"] += [run.seed] * len(molecules)
-        table["similarity"] += similarity.tolist()
-        near = [m for m, s in zip(molecules, similarity, strict=True) if s >= floor and m not in run.seen]
-        wanted.append(list(dict.fromkeys(near))[: calls - len(run.seen)])
-        run.draws += len(molecules)
-    scorer.score([molecule for molecules in wanted for molecule in molecules])
-    call: list[int | None] = [None] * len(canonical)
-    for run, place, z, molecules in zip(live, places, told, wanted, strict=True):
-        for molecule in molecules:
-            run.seen[molecule] = scorer.known[molecule]
-            call[canonical.index(molecule, place.start)] = len(run.seen)
-        keys = _keys(canonical[place], table["similarity"][place], run.seen, floor)
-        top = max((_score(run.seen[molecule]) for molecule in molecules), default=-math.inf)
-        run.search.tell(z, keys, top > run.best)
-        run.best = max(run.best, top)
-    return {**table, "call": call}
-
-
-def _keys(molecules: list[str | None], similarity: list[float], seen: Mapping[str, Score], floor: float) -> list[Key]:
-    """Order draws: scored ones by score, too dissimilar ones by similarity, those without a score, invalid ones."""
-    keys = []
-    for molecule, near in zip(molecules, similarity, strict=True):
-        if molecule is None:
-            keys.append((3, 0.0))
-        elif near < floor:
-            keys.append((1, -near))
-        elif molecule not in seen or seen[molecule].error:
-            keys.append((2, 0.0))
-        else:
-            keys.append((0, -seen[molecule].total))
-    return keys
+def _key(score: Score) -> Key:
+    """Scored ones come first, by score, then too dissimilar ones, by similarity, those that failed, broken strings."""
+    return (2, 0.0) if score.error else (0, -score.total)
 
 
 def _digest(space: Space) -> str:
@@ -281,9 +315,9 @@ class _Log:
         self.path, self.saved = path, time.monotonic()
         self.settings = json.loads(json.dumps(settings))
         self.names = list(scorer.objectives)
-        parts = pa.schema([(f"objective {name}", pa.float64()) for name in self.names])
-        fields = [*NOT_DRAWN, *DRAWN, pa.field("score", pa.float64()), *parts, pa.field("score_error", pa.string())]
-        self.schema = pa.schema(fields, {"molcmim": json.dumps(self.settings)})
+        parts = [(f"objective {name}", pa.float64()) for name in self.names]
+        scored = pa.schema([("call", pa.int32()), ("score", pa.float64()), *parts, ("score_error", pa.string())])
+        self.schema = pa.schema([*DRAWN, *scored], {"molcmim": json.dumps(self.settings)})
         self.tables: list[pa.Table] = []
         self.generations: dict[int, pa.Table] = {}
         if path is not None and not path.parent.is_dir():
@@ -307,7 +341,7 @@ class _Log:
             scorer.known[row["canonical"]] = Score(parts, row["score"], row["score_error"])
         ends = np.flatnonzero(np.diff(whole["generation"].to_numpy(), append=-1)) + 1
         for start, end in zip([0, *ends], ends, strict=False):
-            table = whole.slice(start, end - start)
+            table = whole.slice(start, end - start).select(DRAWN.names)
             self.generations[table["generation"][0].as_py()] = table
         self.tables = [self.generations[0]]
 
@@ -316,29 +350,39 @@ class _Log:
         table = self.generations.get(generation)
         return table and table.select(["smiles", "canonical", "log_prob", "error"]).to_pydict()
 
-    def add(self, columns: dict[str, list[Any]], scorer: Scorer) -> None:
+    def add(self, columns: dict[str, list[Any]], runs: list[_Run]) -> None:
         """Take in a generation."""
-        scores = [scorer.known.get(molecule) for molecule in columns["canonical"]]
-        scores = [score if call else None for score, call in zip(scores, columns["call"], strict=True)]
-        columns = {**columns, "score": [s and s.total for s in scores], "score_error": [s and s.error for s in scores]}
-        for i, name in enumerate(self.names):
-            columns[f"objective {name}"] = [s and s.parts[i] for s in scores]
-        self.tables.append(pa.Table.from_pydict(columns, self.schema))
+        self.tables.append(pa.Table.from_pydict(columns, DRAWN))
         if time.monotonic() - self.saved > SAVE_EVERY:
-            self.close()
+            self.save(runs)
 
-    def close(self) -> None:
-        """Write the file."""
-        if self.path is not None:
+    def frame(self, runs: list[_Run]) -> pd.DataFrame:
+        """Everything that was decoded, and at the first draw of each molecule what came of it."""
+        calls = [
+            (run.row, molecule, call, score.total, *score.parts, score.error)
+            for run in runs
+            for call, (molecule, score) in enumerate(run.seen.items(), 1)
+        ]
+        scored = pd.DataFrame(calls, columns=["row", "canonical", *self.schema.names[len(DRAWN) :]])
+        whole = pa.concat_tables(self.tables).to_pandas()
+        whole["first"] = ~whole.duplicated(["row", "canonical"])
+        whole = whole.merge(scored.assign(first=True), "left", ["row", "canonical", "first"]).drop(columns="first")
+        whole["call"] = whole["call"].astype("Int32")
+        return whole
+
+    def save(self, runs: list[_Run]) -> None:
+        """Write the file, but not while what it holds is gone through again."""
+        if self.path is not None and len(self.tables) >= len(self.generations):
+            table = pa.Table.from_pandas(self.frame(runs), self.schema, preserve_index=False)
             with atomic_path(self.path) as partial:
-                pyarrow.parquet.write_table(pa.concat_tables(self.tables), partial)
+                pyarrow.parquet.write_table(table.replace_schema_metadata(self.schema.metadata), partial)
         self.saved = time.monotonic()
 
 
 def _evaluations(
     record: _Log, scorer: Scorer, runs: list[_Run], settings: dict[str, Any], checkpoint: str
 ) -> pd.DataFrame:
-    whole = pa.concat_tables(record.tables).to_pandas()
+    whole = record.frame(runs)
     drawn = whole[whole["generation"] > 0]
     frame = whole[whole["call"].notna()].sort_values(["row", "call"], ignore_index=True)
     if len(record.names) == 1:

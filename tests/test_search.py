@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import spearmanr
 
 from molcmim.search import METHODS, CovarianceAdaptation, ranks
 
@@ -18,7 +19,7 @@ def minimise(method, seed, generations=60, codes=24, optimum=0.5):
         z = search.ask()
         asked.append(z)
         value = ((z - optimum) ** 2).sum(1)
-        search.tell(z, [(0, float(v)) for v in value], bool(value.min() < best))
+        search.tell(z, [(0, float(v)) for v in value], 0, bool(value.min() < best))
         best = min(best, value.min())
     return best, np.concatenate(asked)
 
@@ -54,37 +55,51 @@ def test_the_first_codes_have_the_radius(method: str) -> None:
 def test_a_search_that_stalls_begins_anew_from_its_best() -> None:
     search = CovarianceAdaptation(np.zeros(4, np.float32), 0.1, 6, np.random.default_rng(0))
     z = search.ask()
-    search.tell(z, [(0, float(-i)) for i in range(6)], True)
+    search.tell(z, [(0, float(-i)) for i in range(6)], 0, True)
     np.testing.assert_array_equal(search.best, z[-1])
     for _ in range(search.PATIENCE):
         assert search.restarts == 0
-        search.tell(search.ask(), [(0, 0.0)] * 6, False)
+        search.tell(search.ask(), [(0, 0.0)] * 6, 0, False)
     assert search.restarts == 1
     np.testing.assert_allclose(search.engine.mean, z[-1])
+
+
+def test_the_radius_grows_among_known_molecules_and_shrinks_among_failures() -> None:
+    search = CovarianceAdaptation(np.zeros(Z, np.float32), 0.5, 24, np.random.default_rng(0))
+    sizes = [0.5]
+    for known, key in ((24, None), (0, (0, 1.0)), (0, (1, 0.3)), (0, (3, 0.0)), (12, (1, 0.3))):
+        z = search.ask()[known:]
+        search.tell(z, [key] * len(z), known, False)
+        sizes.append(search.engine.sigma)
+        assert search.radius == sizes[-1]
+    assert sizes[1] > sizes[0]
+    assert sizes[2] == sizes[1]
+    assert sizes[2] > sizes[3] > sizes[4]
+    assert sizes[5] == pytest.approx(sizes[4])  # as many of either
 
 
 def test_best_of_n_learns_nothing_and_perturbation_follows_the_best() -> None:
     start = np.zeros(3, np.float32)
     for method, expected in (("best-of-n", 0.0), ("perturbation", 1.0)):
         search = METHODS[method](start, 0.1, 2, np.random.default_rng(0))
-        search.tell(np.ones((2, 3), np.float32), [(0, 0.0), (0, 1.0)], True)
+        search.tell(np.ones((2, 3), np.float32), [(0, 0.0), (0, 1.0)], 0, True)
         np.testing.assert_array_equal(search.best, np.full(3, expected))
-        search.tell(np.full((2, 3), 2, np.float32), [(0, 0.0)] * 2, False)
+        search.tell(np.full((2, 3), 2, np.float32), [(0, 0.0)] * 2, 0, False)
         np.testing.assert_array_equal(search.best, np.full(3, expected))
 
 
-def test_the_regression_finds_the_slope() -> None:
-    """Of keys that a plane ranks; those that share a key, and one class of keys behind another, too."""
+def test_the_surrogate_knows_what_is_worth_a_call() -> None:
+    """After 60 keys that a plane ranks, the worst of them of another class."""
     rng = np.random.default_rng(0)
-    search = CovarianceAdaptation(np.zeros(Z, np.float32), 0.3, 24, rng)
-    slope = rng.standard_normal(Z)
-    for _ in range(20):
-        z = search.ask()
-        search.tell(z, [(0, round(v, 1)) if v < 1 else (1, v) for v in (z @ slope).tolist()], True)
-    found = search._slope()
-    assert found @ slope / np.linalg.norm(found) / np.linalg.norm(slope) > 0.8
-    towards = (search.ask() - search.engine.mean) @ slope
-    assert towards.mean() < -towards.std()
+    search = CovarianceAdaptation(np.zeros(Z, np.float32), 0.3, 20, rng)
+    slope = rng.standard_normal(Z) / 4
+    assert not search.worth(np.ones((3, Z), np.float32)).any()
+    for _ in range(3):
+        search.ask()
+        z = rng.normal(scale=0.3, size=(20, Z)).astype(np.float32)
+        search.tell(z, [(0, v) if v < 1 else (1, v) for v in (z @ slope).tolist()], 0, True)
+    z = rng.normal(scale=0.3, size=(2000, Z)).astype(np.float32)
+    assert spearmanr(search.worth(z), z @ slope).statistic < -0.4
 
 
 def test_ranks_order_pairs() -> None:
