@@ -5,13 +5,14 @@
     python examples/batch_size.py digits --quick                                        # seconds; likewise molecules
 
 Digits: the 8x8 digits of scikit-learn, latent 64, tau 0.1, probes on held-out digits (k nearest neighbours, linear,
-MLP; accuracy). Molecules: the tiny model on token stores of `molcmim prepare --spellings`, latent 32, tau 0.1, ridge on
-ESOL (random splits; negative test RMSE). Every run has the same number of steps, so a larger batch also sees more data:
-MIM and VAE, which compare nothing with the rest of the batch, show what that alone does.
+MLP; accuracy). Molecules: the tiny model made smaller still (width 32, a layer of encoder and one of decoder), on
+token stores of `molcmim prepare --spellings`, latent 64, tau 0.1, ridge on ESOL (negative test RMSE, mean of five
+random splits). Every run has the same number of steps, so a larger batch also sees more data: MIM and VAE, which
+compare nothing with the rest of the batch, show what that alone does.
 
 A score's z is taken over all runs of its seed and probe. Each seed gives one slope of z against log10 B per objective;
 their mean, t interval and t test over seeds are the result. Writes batch_size_<data>.csv, batch_size_<data>_slopes.csv
-and batch_size_<data>.png. Runs are kept in --runs and not done again.
+and batch_size_<data>.png. What a run scored is kept in --runs as it ends and not done again.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from mlp import means, train
 from scipy import stats
+from short_runs import Probe, Stores, kept, stores, trained
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -43,6 +45,14 @@ from molcmim.objectives import Settings
 BATCH_SIZES = (2, 5, 10, 100, 200)
 OBJECTIVES = ("mim", "cmim", "cmim-sum", "infonce", "vae", "cvae")
 TAU = 0.1
+UNTRAINED = "untrained"
+"""A model of random weights, the floor: no objective, so that it has no batch size, no z and no slope."""
+CHOICES = {
+    "temperature": TAU,
+    "learning_rate": 0.01,
+    "model": {"width": 32, "latent_dim": 64, "encoder_layers": 1, "decoder_layers": 1, "stem_kernel": 0},
+}
+"""What differs from the tiny recipe, so that 150 runs take minutes."""
 Scores = dict[str, float]
 
 
@@ -78,22 +88,16 @@ def _accuracy(probe, z_fit, y_fit, z_test, y_test) -> float:
         return make_pipeline(StandardScaler(), probe).fit(z_fit, y_fit).score(z_test, y_test)
 
 
-def molecules(
-    objective: str, batch_size: int, seed: int, steps: int, arguments: argparse.Namespace, runs: Path
-) -> Scores:
-    from short_runs import stores, trained
+def on_molecules(data: Stores, esol: Probe) -> Callable[[str, int, int, int], Scores]:
+    def molecules(objective: str, batch_size: int, seed: int, steps: int) -> Scores:
+        choices = {"objective": objective, "batch_size": batch_size, "steps": steps, "seed": seed, **CHOICES}
+        if objective == UNTRAINED:
+            choices |= {"objective": "mim", "batch_size": 2, "steps": 1, "learning_rate": 0.0}
+        featurizer = trained(data, **choices)
+        X = featurizer.embed_encoded(esol.read(featurizer), "mean")
+        return {"ridge on ESOL": -esol.rmse(X, "random")}
 
-    from molcmim import Featurizer, datasets
-    from molcmim.downstream import fit_head
-
-    checkpoint = trained(
-        stores(arguments.store, arguments.valid, runs), runs / f"{objective}-{batch_size}-{seed}-{steps}",
-        objective=objective, batch_size=batch_size, steps=steps, seed=seed, temperature=TAU,
-    )  # fmt: skip
-    data = datasets.load("esol", arguments.data)
-    X = Featurizer.from_pretrained(checkpoint).featurize(data["smiles"])
-    rmse = fit_head("ridge", X, data["y"].to_numpy(), datasets.split(data, "random", seed)).test_rmse
-    return {"ridge on ESOL": -rmse}
+    return molecules
 
 
 def table(
@@ -102,23 +106,31 @@ def table(
     sizes: Sequence[int],
     seeds: int,
     steps: int,
+    runs: Path,
+    floor: bool,
 ) -> pd.DataFrame:
     """One row a run and probe: score, and z over all runs of the same seed and probe."""
-    rows = []
+
+    def rows(objective: str, size: int, seed: int) -> pd.DataFrame:
+        found = [(objective, size, seed, steps, *one) for one in score(objective, size, seed, steps).items()]
+        return pd.DataFrame(found, columns=["objective", "batch_size", "seed", "steps", "probe", "score"])
+
+    found = []
     for seed in range(seeds):
-        for size in sizes:
-            for objective in objectives:
-                for probe, value in score(objective, size, seed, steps).items():
-                    rows.append((objective, size, seed, steps, probe, round(value, 4)))
-            print(f"seed {seed}, batches of {size}: done", flush=True)
-    frame = pd.DataFrame(rows, columns=["objective", "batch_size", "seed", "steps", "probe", "score"])
-    scores = frame.groupby(["seed", "probe"])["score"]
-    frame["z"] = (frame["score"] - scores.transform("mean")) / scores.transform("std")
+        plan = [(objective, size) for size in sizes for objective in objectives]
+        for objective, size in [*plan, (UNTRAINED, 0)] if floor else plan:
+            path = runs / f"{objective}-{size}-{seed}-{steps}.csv"
+            found.append(kept(path, functools.partial(rows, objective, size, seed)))
+        print(f"seed {seed}: done", flush=True)
+    frame = pd.concat(found, ignore_index=True)
+    scores = frame["score"].where(frame["objective"] != UNTRAINED).groupby([frame["seed"], frame["probe"]])
+    frame["z"] = ((frame["score"] - scores.transform("mean")) / scores.transform("std")).where(frame["batch_size"] > 0)
     return frame
 
 
 def slopes(frame: pd.DataFrame) -> pd.DataFrame:
     """Slope of z against log10 B by objective and probe: mean over seeds, 95 % interval, p of being 0."""
+    frame = frame[frame["objective"] != UNTRAINED]
     rows = []
     by_seed = {}
     every = (
@@ -144,25 +156,29 @@ def _interval(values: np.ndarray) -> dict[str, float]:
 
 
 def draw(frame: pd.DataFrame, fitted: pd.DataFrame, path: Path) -> None:
-    probes = list(frame["probe"].unique())
-    figure = Figure(figsize=(4.3 * (len(probes) + 1), 4.2), layout="constrained")
+    probes, objectives = list(frame["probe"].unique()), [name for name in OBJECTIVES if name in set(frame["objective"])]
+    figure = Figure(figsize=(4.3 * (len(probes) + 1), 4.4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(probes) + 1)
-    sizes = sorted(frame["batch_size"].unique())
+    sizes = sorted(set(frame["batch_size"]) - {0})
     for panel, probe in zip(axes, probes, strict=False):
-        for i, objective in enumerate(frame["objective"].unique()):
-            runs = frame[(frame["probe"] == probe) & (frame["objective"] == objective)]
-            by_size = runs.groupby("batch_size")["score"]
-            jitter = 1.03 ** (i - 2.5)
+        for i, objective in enumerate(objectives):
+            by_size = frame[(frame["probe"] == probe) & (frame["objective"] == objective)].groupby("batch_size")[
+                "score"
+            ]
+            jitter = 1.06 ** (i - 2.5)
             panel.errorbar([b * jitter for b in sizes], by_size.mean(), by_size.std().fillna(0), label=objective,
                            color=f"C{i}", marker="o", markersize=4, capsize=2)  # fmt: skip
+        floor = frame.loc[(frame["probe"] == probe) & (frame["objective"] == UNTRAINED), "score"]
+        if len(floor):
+            panel.axhline(floor.mean(), color="0.4", linestyle="--", label=UNTRAINED)
         panel.set(xscale="log", xlabel="batch size")
         panel.set_xticks(sizes, [str(b) for b in sizes])
         panel.minorticks_off()
         what = "-test RMSE" if "ESOL" in probe else "held-out accuracy"
         panel.set_title(f"{probe}: {what}, mean and sd of seeds", fontsize=10)
         panel.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=7, fontsize=9)
     last = axes[-1]
     rows = fitted[(fitted["probe"] == "all") & fitted["objective"].isin(OBJECTIVES)].iloc[::-1]
     at = range(len(rows))
@@ -184,26 +200,26 @@ def main() -> None:
     parser.add_argument("experiment", choices=("digits", "molecules"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="of each run; default: 300 on digits, 100 on molecules")
+    parser.add_argument("--steps", type=int, help="of each run; default: 300 on digits, 50 on molecules")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
     parser.add_argument("--output", type=Path, help="default: results beside this file")
     parser.add_argument("--store", type=Path, help="token store to train on; default: one of molecules.csv")
     parser.add_argument("--valid", type=Path, help="token store of held-out molecules")
     parser.add_argument("--data", type=Path, help="folder of the property sets; default: cache, download")
-    parser.add_argument("--runs", type=Path, help="where pretraining runs are kept; default: nowhere")
+    parser.add_argument("--runs", type=Path, help="where the score of each run is kept; default: nowhere")
     arguments = parser.parse_args()
     results = Path(__file__).with_name("results")
     output = arguments.output or (results / "quick" if arguments.quick else results)
     output.mkdir(parents=True, exist_ok=True)
-    steps = arguments.steps or (300 if arguments.experiment == "digits" else 100)
+    steps = arguments.steps or (300 if arguments.experiment == "digits" else 50)
     seeds, sizes, objectives = arguments.seeds, arguments.batch_sizes, OBJECTIVES
     if arguments.quick:
         seeds, sizes, objectives, steps = 1, (2, 10), ("mim", "cmim", "infonce"), 5
     with tempfile.TemporaryDirectory() as temporary:
-        score = digits
-        if arguments.experiment == "molecules":
-            score = functools.partial(molecules, arguments=arguments, runs=arguments.runs or Path(temporary))
-        frame = table(score, objectives, sizes, seeds, steps)
+        runs, score = arguments.runs or Path(temporary), digits
+        if arguments.experiment == "molecules":  # whose untrained model is a floor worth knowing
+            score = on_molecules(stores(arguments.store, arguments.valid, runs), Probe("esol", arguments.data))
+        frame = table(score, objectives, sizes, seeds, steps, runs / arguments.experiment, score is not digits)
     fitted = slopes(frame)
     name = f"batch_size_{arguments.experiment}"
     for suffix, rows in (("", frame), ("_slopes", fitted)):

@@ -13,15 +13,18 @@ ablate   cMIM over tau and over latent_dim.
 anatomy  The informative embedding of cMIM, or of any --checkpoint, by decoder layer, by pooling, and read while the
          decoder is told the molecule (teacher forcing) or writes what it believes it to be.
 
-Training is with the tiny model on token stores of `molcmim prepare --spellings`. An RMSE is the mean over five random
-splits. Writes informative_<experiment>*.csv and .png. Runs are kept in --runs and not done again.
+Training is with the tiny model, of one layer each where many are trained (compare, ablate), its latent as wide as its
+decoder, on token stores of `molcmim prepare --spellings`. An RMSE is the mean over five random splits, or that of the
+scaffold split. Writes informative_<experiment>*.csv and .png. What a run scored is kept in --runs as it ends and not
+done again.
 """
 
 import argparse
+import functools
+import itertools
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,12 +32,11 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy import stats
-from short_runs import Stores, stores, trained
+from short_runs import SPLITS, Probe, Stores, kept, reconstruction, stores, trained
 
 from molcmim import Featurizer, datasets
 from molcmim.data import gather
 from molcmim.decoding import decode_ids
-from molcmim.downstream import fit_head
 from molcmim.files import atomic_path
 from molcmim.model import MolCMIMModel
 from molcmim.reading import Encoded
@@ -43,64 +45,68 @@ OBJECTIVES = ("mim", "cmim", "cmim-sum", "ae", "vae", "cvae", "infonce-x")
 EMBEDDINGS = ("mean", "informative", "both")
 TAUS = (0.1, 0.3, 1.0, 3.0)
 LATENT_DIMS = (64, 128, 256, 512)
+TAU, LATENT_DIM = 1.0, 64
+LEARNING_RATE, LAYERS = 0.01, {"encoder_layers": 1, "decoder_layers": 1}
 BATCH = 128
 
 
 class Setup(NamedTuple):
     data: Stores | None
     runs: Path
-    sets: dict[str, pd.DataFrame]
-    splits: int
+    probes: dict[str, Probe]
     seeds: int
     batch_size: int
     steps: int
+    held_out: int
     quick: bool
     checkpoint: str | None
-    encoded: dict[str, Encoded]
 
-    def run(self, objective: str, seed: int = 0, **choices: object) -> Path:
-        named = "-".join([objective, *(f"{name}={value}" for name, value in choices.items()), str(seed)])
-        return trained(
-            self.data, self.runs / f"{named}-{self.batch_size}x{self.steps}",
-            **{"objective": objective, "seed": seed, "batch_size": self.batch_size, "steps": self.steps, **choices},
-        )  # fmt: skip
+    def train(self, objective: str, seed: int, **choices: Any) -> Featurizer:
+        assert self.data is not None
+        budget = {"batch_size": self.batch_size, "steps": self.steps}
+        return trained(self.data, objective=objective, seed=seed, **{**budget, **choices})
 
-    def read(self, featurizer: Featurizer, name: str) -> Encoded:
-        """A set's molecules as tokens, the same for all these checkpoints."""
-        if name not in self.encoded:
-            self.encoded[name] = featurizer.reader().read(self.sets[name]["smiles"])
-        return self.encoded[name]
+    def scores(self, objective: str, seed: int, tau: float = TAU, latent_dim: int = LATENT_DIM) -> pd.DataFrame:
+        """Embedding, set, split, RMSE and how well held-out molecules are decoded, of one run."""
+        run = f"{objective}-tau{tau:g}-latent{latent_dim}-{self.batch_size}x{self.steps}-{seed}"
+        return kept(
+            self.runs / "+".join(self.probes) / f"{run}.csv",
+            functools.partial(self._measure, objective, seed, tau, latent_dim),
+        )
 
-    def rmse(self, name: str, X: np.ndarray) -> float:
-        """Test RMSE of ridge on a set, the mean over random splits."""
-        data = self.sets[name]
-        parts = (datasets.split(data, "random", seed) for seed in range(self.splits))
-        found = [fit_head("ridge", X, data["y"].to_numpy(), part).test_rmse for part in parts]
-        return round(float(np.mean(found)), 4)
-
-    def score(self, checkpoint: Path) -> Iterator[tuple[str, str, float, float]]:
-        """Embedding, set, RMSE and exact reconstruction (held-out molecules, greedy, by the run's last evaluation)."""
-        featurizer = Featurizer.from_pretrained(checkpoint)
-        exact = pd.read_csv(checkpoint.parent / "log.csv")["eval_exact_reconstruction"].dropna().iloc[-1]
-        for name in self.sets:
-            both = featurizer.embed_encoded(self.read(featurizer, name), "both")
-            mean, informative = np.split(both, [featurizer.dim("mean")], axis=1)
+    def _measure(self, objective: str, seed: int, tau: float, latent_dim: int) -> pd.DataFrame:
+        choices: dict[str, Any] = {
+            "temperature": tau, "learning_rate": LEARNING_RATE, "model": {**LAYERS, "latent_dim": latent_dim}
+        }  # fmt: skip
+        if objective == "untrained":
+            featurizer = self.train("cmim", seed, **{**choices, "learning_rate": 0.0, "steps": 1})
+        else:
+            featurizer = self.train(objective, seed, **choices)
+        assert self.data is not None
+        decoded = reconstruction(featurizer, self.data.valid, self.held_out)
+        rows = []
+        for name, probe in self.probes.items():
+            both = featurizer.embed_encoded(probe.read(featurizer), "both")
+            mean, informative = np.split(both, [latent_dim], axis=1)
             for embedding, X in zip(EMBEDDINGS, (mean, informative, both), strict=True):
-                yield embedding, name, self.rmse(name, X), exact
+                rows += [(embedding, name, split, probe.rmse(X, split)) for split in SPLITS]
+        return pd.DataFrame(rows, columns=["embedding", "dataset", "split", "rmse"]).assign(
+            exact_reconstruction=decoded.exact_reconstruction, token_accuracy=decoded.token_accuracy
+        )
 
 
 def compare(setup: Setup) -> dict[str, pd.DataFrame]:
-    rows = []
+    found = []
     for seed in range(setup.seeds):
-        for objective in ("mim", "cmim") if setup.quick else OBJECTIVES:
-            rows += [(objective, seed, *score) for score in setup.score(setup.run(objective, seed))]
+        for objective in (*(("mim", "cmim") if setup.quick else OBJECTIVES), "untrained"):
+            found.append(setup.scores(objective, seed).assign(objective=objective, seed=seed))
             print(f"{objective}, seed {seed}: done", flush=True)
-        untrained = setup.run("cmim", seed, learning_rate=0.0, steps=1)
-        rows += [("untrained", seed, *score) for score in setup.score(untrained)]
-    table = pd.DataFrame(rows, columns=["objective", "seed", "embedding", "dataset", "rmse", "exact_reconstruction"])
-    variance = [anova(part).assign(dataset=name) for name, part in table.groupby("dataset")]
-    gains = pd.DataFrame([gain(part) | {"dataset": name} for name, part in table.groupby("dataset")])
-    return {"": table, "_anova": pd.concat(variance), "_gain": gains}
+    table = pd.concat(found, ignore_index=True)
+    table = table[["objective", "seed", *table.columns.drop(["objective", "seed"])]]
+    parts = dict(list(table.groupby(["dataset", "split"])))
+    variance = [anova(part).assign(dataset=name, split=split) for (name, split), part in parts.items()]
+    gains = [gain(part) | {"dataset": name, "split": split} for (name, split), part in parts.items()]
+    return {"": table, "_anova": pd.concat(variance), "_gain": pd.DataFrame(gains)}
 
 
 def anova(table: pd.DataFrame) -> pd.DataFrame:
@@ -145,16 +151,14 @@ def gain(table: pd.DataFrame) -> dict[str, float]:
 
 
 def ablate(setup: Setup) -> dict[str, pd.DataFrame]:
-    rows = []
-    plans = [("temperature", tau) for tau in TAUS] + [("model.latent_dim", dim) for dim in LATENT_DIMS]
-    plans = plans[3:5] if setup.quick else plans
-    for setting, value in plans:
-        for seed in range(setup.seeds):
-            checkpoint = setup.run("cmim", seed, **{setting: value})
-            rows += [(setting.removeprefix("model."), value, seed, *score) for score in setup.score(checkpoint)]
-        print(f"{setting} {value}: done", flush=True)
-    columns = ["setting", "value", "seed", "embedding", "dataset", "rmse", "exact_reconstruction"]
-    return {"": pd.DataFrame(rows, columns=columns)}
+    plans: list[tuple[str, float]] = [*(("tau", tau) for tau in TAUS), *(("latent_dim", dim) for dim in LATENT_DIMS)]
+    found = []
+    for seed in range(setup.seeds):
+        for setting, value in plans[3:5] if setup.quick else plans:
+            found.append(setup.scores("cmim", seed, **{setting: value}).assign(setting=setting, value=value, seed=seed))
+            print(f"{setting} {value:g}, seed {seed}: done", flush=True)
+    table = pd.concat(found, ignore_index=True)
+    return {"": table[["setting", "value", "seed", *table.columns.drop(["setting", "value", "seed"])]]}
 
 
 @torch.inference_mode()
@@ -192,45 +196,49 @@ def states(model: MolCMIMModel, encoded: Encoded, told: bool) -> dict[tuple[str,
 def anatomy(setup: Setup) -> dict[str, pd.DataFrame]:
     rows = []
     for seed in range(1 if setup.checkpoint else setup.seeds):
-        featurizer = Featurizer.from_pretrained(setup.checkpoint or setup.run("cmim", seed))
-        for name in setup.sets:
-            encoded = setup.read(featurizer, name)
+        featurizer = Featurizer.from_pretrained(setup.checkpoint) if setup.checkpoint else setup.train("cmim", seed)
+        for name, probe in setup.probes.items():
+            encoded = probe.read(featurizer)
             for told, decoder in ((True, "told the molecule"), (False, "writes itself")):
                 for (layer, pooling), X in states(featurizer.model, encoded, told).items():
-                    rows.append((layer, pooling, decoder, name, seed, setup.rmse(name, X)))
+                    rows.append((layer, pooling, decoder, name, seed, probe.rmse(X, "random")))
         print(f"seed {seed}: done", flush=True)
     return {"": pd.DataFrame(rows, columns=["layer", "pooling", "decoder", "dataset", "seed", "rmse"])}
 
 
 def draw(experiment: str, table: pd.DataFrame, path: Path) -> None:
-    """Bars of the RMSE, a panel for every set: mean over seeds, and each seed as a dot."""
+    """RMSE, a panel for every set and split: each seed as a dot, their mean as a stroke."""
+    groups = "decoder" if experiment == "anatomy" else "embedding"
     if experiment == "compare":
-        bars, groups = "objective", "embedding"
+        table = table.assign(what=table["objective"])
     elif experiment == "ablate":
-        table = table.assign(what=table["setting"] + " " + table["value"].map("{:g}".format))
-        bars, groups = "what", "embedding"
+        names = table["setting"].map({"tau": "tau", "latent_dim": "latent"})
+        table = table.assign(what=names + " " + table["value"].map("{:g}".format))
     else:
-        table = table.assign(what=table["layer"] + ", " + table["pooling"])
-        bars, groups = "what", "decoder"
-    names, labels, kinds = (list(table[column].unique()) for column in ("dataset", bars, groups))
-    figure = Figure(figsize=(4.4 * len(names) + 1.5, 0.5 * len(labels) + 1.8), layout="constrained")
+        table = table.assign(what=table["layer"] + ", " + table["pooling"], split="random")
+    names, labels, kinds, splits = (list(table[column].unique()) for column in ("dataset", "what", groups, "split"))
+    size = (4.4 * len(names) + 1.5, (0.42 * len(labels) + 1.4) * len(splits))
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
-    for panel, name in zip(panels, names, strict=True):
+    panels = figure.subplots(len(splits), len(names), squeeze=False, sharey=True)
+    for (row, split), (column, name) in itertools.product(enumerate(splits), enumerate(names)):
+        panel = panels[row, column]
+        shown = table[(table["dataset"] == name) & (table["split"] == split)]
         for i, kind in enumerate(kinds):
-            rows = table[(table["dataset"] == name) & (table[groups] == kind)]
+            rows = shown[shown[groups] == kind]
             shift = 0.8 * ((i + 0.5) / len(kinds) - 0.5)
-            mean = rows.groupby(bars)["rmse"].mean().reindex(labels)
-            panel.barh(np.arange(len(labels)) + shift, mean, 0.8 / len(kinds), label=kind, color=f"C{i}")
-            panel.plot(rows["rmse"], [labels.index(label) + shift for label in rows[bars]], ".k", markersize=3)
+            mean = rows.groupby("what")["rmse"].mean().reindex(labels)
+            at = [labels.index(label) + shift for label in rows["what"]]
+            panel.plot(rows["rmse"], at, "o", color=f"C{i}", markersize=3, alpha=0.5)
+            panel.plot(mean, np.arange(len(labels)) + shift, "|", color=f"C{i}", markersize=11, mew=2.5, label=kind)
         panel.set_yticks(range(len(labels)), labels)
         panel.set_ylim(len(labels) - 0.5, -0.5)
-        low, high = table.loc[table["dataset"] == name, "rmse"].agg(["min", "max"])
-        panel.set_xlim(low - 0.15 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3)
-        unit = datasets.DATASETS[name].unit
-        panel.set_title(f"{name}: test RMSE ({unit});\nthe axis does not start at 0", fontsize=9)
+        panel.set_title(f"{name}, {split}: test RMSE ({datasets.DATASETS[name].unit})", fontsize=9)
         panel.grid(axis="x", alpha=0.3)
-    panels[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        for between in range(1, len(labels)):
+            panel.axhline(between - 0.5, color="0.85", linewidth=0.8)
+    panels[0, -1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    figure.supxlabel("dots: seeds; strokes: their mean", fontsize=8)
     with atomic_path(path) as partial:
         figure.savefig(partial, dpi=100, format="png")
 
@@ -242,9 +250,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--seeds", type=int, default=5, help="of pretraining")
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--seeds", type=int, default=3, help="of pretraining")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--datasets", nargs="+", default=["esol", "freesolv", "lipophilicity"])
     parser.add_argument("--checkpoint", help="of anatomy; default: train cMIM")
     parser.add_argument("--output", type=Path, help="default: results beside this file")
@@ -256,16 +264,16 @@ def main() -> None:
     results = Path(__file__).with_name("results")
     output = arguments.output or (results / "quick" if arguments.quick else results)
     output.mkdir(parents=True, exist_ok=True)
-    budget = {"seeds": arguments.seeds, "splits": 5, "batch_size": arguments.batch_size, "steps": arguments.steps}
+    budget = {"seeds": arguments.seeds, "batch_size": arguments.batch_size, "steps": arguments.steps, "held_out": 512}
     names = arguments.datasets
     if arguments.quick:
-        budget, names = {"seeds": 1, "splits": 1, "batch_size": 16, "steps": 10}, ["freesolv"]
+        budget, names = {"seeds": 1, "batch_size": 16, "steps": 10, "held_out": 128}, ["freesolv"]
     with tempfile.TemporaryDirectory() as temporary:
         runs = arguments.runs or Path(temporary)
-        sets = {name: datasets.load(name, arguments.data) for name in names}
+        probes = {name: Probe(name, arguments.data) for name in names}
         setup = Setup(
-            None if arguments.checkpoint else stores(arguments.store, arguments.valid, runs), runs, sets, **budget,
-            quick=arguments.quick, checkpoint=arguments.checkpoint, encoded={},
+            None if arguments.checkpoint else stores(arguments.store, arguments.valid, runs), runs, probes, **budget,
+            quick=arguments.quick, checkpoint=arguments.checkpoint,
         )  # fmt: skip
         tables = EXPERIMENTS[arguments.experiment](setup)
     name = f"informative_{arguments.experiment}"

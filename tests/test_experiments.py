@@ -57,11 +57,21 @@ def test_batch_size_on_digits(tmp_path, monkeypatch):
 
 
 def test_batch_size_on_molecules(tmp_path, monkeypatch, shared_data):
-    data = str(shared_data / "moleculenet")
-    results = quick(monkeypatch, tmp_path, "batch_size", "molecules", "--data", data)
+    data = ("molecules", "--data", str(shared_data / "moleculenet"), "--runs", str(tmp_path / "runs"))
+    results = quick(monkeypatch, tmp_path / "results", "batch_size", *data)
     table = pd.read_csv(results["batch_size_molecules.csv"])
-    assert len(table) == 3 * 2
+    assert len(table) == 3 * 2 + 1
     assert table["score"].between(-2.5, -0.5).all()  # the train set's mean has -2.079
+    assert table.loc[table["z"].isna(), "objective"].tolist() == ["untrained"]
+    assert set(pd.read_csv(results["batch_size_molecules_slopes.csv"])["objective"]) >= {"mim", "cmim", "infonce"}
+    # Killed after all runs but one, it does that one.
+    (tmp_path / "runs" / "molecules" / "cmim-10-0-5.csv").unlink()
+    experiment, done = importlib.import_module("batch_size"), []
+    monkeypatch.setattr(experiment, "trained", lambda data, **choices: done.append(choices) or train(data, **choices))
+    train = importlib.import_module("short_runs").trained
+    again = quick(monkeypatch, tmp_path / "again", "batch_size", *data)
+    assert [(choices["objective"], choices["batch_size"]) for choices in done] == [("cmim", 10)]
+    pd.testing.assert_frame_equal(pd.read_csv(again["batch_size_molecules.csv"]), table)
 
 
 @pytest.mark.parametrize("experiment", ["compare", "ablate", "anatomy"])
@@ -71,8 +81,29 @@ def test_informative(tmp_path, monkeypatch, shared_data, experiment):
     more = {f"{name}_anova.csv", f"{name}_gain.csv"} if experiment == "compare" else set()
     assert set(results) == {f"{name}.csv", f"{name}.png"} | more
     table = pd.read_csv(results[f"{name}.csv"])
-    assert len(table) == {"compare": 3 * 3, "ablate": 2 * 3, "anatomy": 3 * 3 * 2}[experiment]
+    assert len(table) == {"compare": 3 * 3 * 2, "ablate": 2 * 3 * 2, "anatomy": 3 * 3 * 2}[experiment]
     assert table["rmse"].between(1, 6).all()  # the train set's mean has 3.704
+    if experiment == "compare":
+        untrained, trained = (table[(table["objective"] == "untrained") == is_it] for is_it in (True, False))
+        assert untrained["token_accuracy"].max() < 0.1 < trained["token_accuracy"].min()
+        assert set(table["split"]) == {"random", "scaffold"}
+
+
+@pytest.mark.parametrize("objective", ["cmim", "infonce"])
+def test_a_short_run_ends_as_pretrain_ends(tmp_path, objective):
+    from molcmim.recipe import Recipe
+    from molcmim.trainer import pretrain
+
+    runs = importlib.import_module("short_runs")
+    data = runs.stores(None, None, tmp_path)
+    choices = {"objective": objective, "batch_size": 8, "steps": 4, "seed": 5, "model.width": 32}
+    short = runs.trained(data, **choices).model.state_dict()
+    posterior = {"cmim": "sampled", "infonce": "point"}[objective]
+    budget = {"warmup_steps": 0, "log_every": 4, "evaluate_every": 4, "save_every": 4, "posterior": posterior}
+    store = tmp_path / "store"
+    model = pretrain(store, store, tmp_path / "run", Recipe.load("tiny", **choices, **budget))
+    for name, weight in runs.Featurizer.from_pretrained(model).model.state_dict().items():
+        assert torch.equal(short[name], weight), name
 
 
 def test_slopes_are_those_of_the_lines_drawn():
