@@ -298,9 +298,10 @@ def likelihood(
 
 def success(evaluations: pd.DataFrame, method: str, calls: int, target: float) -> Iterator[Figure]:
     """Figures of :func:`molcmim.optimization.optimize` with a `target`: standard errors are over seeds."""
-    best = evaluations.groupby("seed", sort=False)["best"].max()
-    hit = best >= target
-    yield Figure("qed", method, f"share that reaches {target:g} in {calls:,} calls", *share(hit))
+    for budget in (calls // 10, calls):
+        best = evaluations[evaluations["call"] <= budget].groupby("seed", sort=False)["best"].max()
+        if len(best):
+            yield Figure("qed", method, f"share that reaches {target:g} in {budget:,} calls", *share(best >= target))
     yield Figure("qed", method, "best score", *mean(best))
     needed = evaluations[evaluations["score"] >= target].groupby("seed")["call"].min()
     if len(needed):

@@ -202,8 +202,9 @@ def evaluations(scores: dict[str, list[float]]) -> pd.DataFrame:
 def test_success_is_the_share_of_seeds() -> None:
     ours = evaluations({"a": [0.7, 0.91], "b": [0.7, 0.8, 0.9], "c": [0.7], "d": [0.7, 0.95]})
     theirs = evaluations({"a": [0.7, 0.8], "b": [0.7, 0.92], "c": [0.7], "d": [0.7]})
-    found = by_name(list(merit.success(ours, "cma", 3, 0.9)))
-    assert found["share that reaches 0.9 in 3 calls"][3:] == (0.75, pytest.approx(math.sqrt(3 / 64)), 4)
+    found = by_name(list(merit.success(ours, "cma", 20, 0.9)))
+    assert found["share that reaches 0.9 in 2 calls"].value == 0.5
+    assert found["share that reaches 0.9 in 20 calls"][3:] == (0.75, pytest.approx(math.sqrt(3 / 64)), 4)
     assert found["best score"].value == pytest.approx((0.91 + 0.9 + 0.7 + 0.95) / 4)
     assert found["calls of those that reach it"].value == pytest.approx(7 / 3)
     assert found["codes decoded, per seed"].value == 10
