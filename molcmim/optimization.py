@@ -100,7 +100,8 @@ def optimize(
     weights : mapping of str to float, optional
         Factor of each objective in the score; default 1.
     method : {"cma", "perturbation", "best-of-n"}
-        A key of :data:`molcmim.search.METHODS`.
+        A key of :data:`molcmim.search.METHODS`. ``cma`` decodes more codes for each call than the climb that
+        ``perturbation`` is; where calls are cheap, that one is quicker.
     radius : float
         Standard deviation of the noise in each latent dimension, for ``cma`` at the start.
     codes : int
