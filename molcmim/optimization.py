@@ -1,4 +1,4 @@
-"""Better molecules near seeds: a search in the latent space, a budget of oracle calls, a log that a run resumes from.
+"""Better molecules near seeds: a search in the latent space, and a budget of oracle calls.
 
 Knows neither how a search goes on nor what a score means. A run is a pure function of its arguments, so its log of
 what was decoded and scored is all its state: to resume is to run again and to look up instead of decode and ask.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,26 +17,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet
 from tqdm import tqdm
 
 from molcmim import smiles
 from molcmim.featurizer import as_rows
-from molcmim.files import atomic_path
 from molcmim.oracles import Oracle, Score, Scorer
 from molcmim.search import METHODS, Key, Search
+from molcmim.search_log import SearchLog
 from molcmim.space import Checkpoint, Device, Space, good_rows
 
 DRAWS_PER_CALL = 10
 """Default of the codes that may be decoded for each oracle call."""
 POOL = 200
 """Molecules that a search which chooses what to score may put off, the most promising ones."""
-SAVE_EVERY = 30.0
-"""Seconds of work that a killed run may lose."""
-DRAWN = pa.schema([("generation", pa.int32()), ("row", pa.int32()), ("seed", pa.string()), ("smiles", pa.string()),
-                   ("canonical", pa.string()), ("log_prob", pa.float32()), ("similarity", pa.float64()),
-                   ("error", pa.string())])  # fmt: skip
 
 
 @dataclass
@@ -156,22 +147,23 @@ def optimize(
         "method": method, "radius": radius, "codes": codes, "max_draws": max_draws, "decoding": decoding,
         "random_state": random_state, "model": _digest(space),
     }  # fmt: skip
-    record = _Log(None if log is None else Path(log), settings, scorer)
+    record = SearchLog(None if log is None else Path(log), settings, scorer)
     rngs = np.random.default_rng(random_state).spawn(len(origins))
     firsts = scorer.score(origins)
     runs = [
         _Run(row, seed, METHODS[method](z, radius, codes, rng), _total(first), {seed: first})
         for row, (seed, z, rng, first) in enumerate(zip(origins, mu, rngs, firsts, strict=True))
     ]
+    seen = [run.seen for run in runs]
     if not record.generations:
         n = len(runs)
         record.add({"generation": [0] * n, "row": list(range(n)), "seed": origins, "smiles": origins,
                     "canonical": origins, "log_prob": [math.nan] * n, "similarity": [1.0] * n,
-                    "error": [None] * n}, runs)  # fmt: skip
+                    "error": [None] * n}, seen)  # fmt: skip
     pace = math.ceil(codes * calls / max_draws)
     hidden = None if progress is None else not progress
     with contextlib.ExitStack() as stack:
-        stack.callback(record.save, runs)
+        stack.callback(record.save, seen)
         bar = stack.enter_context(tqdm(total=calls * len(runs), desc=method, unit=" calls", disable=hidden))
         for generation in range(1, 1 + max_draws):
             live = [r for r in runs if len(r.seen) < calls and r.draws < max_draws and not r.best >= target]
@@ -190,7 +182,7 @@ def optimize(
             owners = [run for run in live for _ in range(codes)]
             record.add({**drawn, "generation": [generation] * len(owners), "row": [run.row for run in owners],
                         "seed": [run.seed for run in owners],
-                        "similarity": [near for one in found for near in one.similarity]}, runs)  # fmt: skip
+                        "similarity": [near for one in found for near in one.similarity]}, seen)  # fmt: skip
             if METHODS[method].chooses:
                 _project(space, found)
             chosen = [_choose(run, one, calls, pace, max_draws) for run, one in zip(live, found, strict=True)]
@@ -309,81 +301,10 @@ def _digest(space: Space) -> str:
     return digest.hexdigest()
 
 
-class _Log:
-    """Everything that was decoded and scored, generation by generation, in memory and in a Parquet file."""
-
-    def __init__(self, path: Path | None, settings: dict[str, Any], scorer: Scorer) -> None:
-        self.path, self.saved = path, time.monotonic()
-        self.settings = json.loads(json.dumps(settings))
-        self.names = list(scorer.objectives)
-        parts = [(f"objective {name}", pa.float64()) for name in self.names]
-        scored = pa.schema([("call", pa.int32()), ("score", pa.float64()), *parts, ("score_error", pa.string())])
-        self.schema = pa.schema([*DRAWN, *scored], {"molcmim": json.dumps(self.settings)})
-        self.tables: list[pa.Table] = []
-        self.generations: dict[int, pa.Table] = {}
-        if path is not None and not path.parent.is_dir():
-            raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
-        if path is not None and path.exists():
-            self._load(path, scorer)
-
-    def _load(self, path: Path, scorer: Scorer) -> None:
-        try:
-            whole = pyarrow.parquet.read_table(path)
-            held = json.loads(whole.schema.metadata[b"molcmim"])
-        except (pa.ArrowException, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: no log of an optimisation; give another name") from error
-        differ = [name for name in self.settings if held.get(name) != self.settings[name]]
-        if differ:
-            raise ValueError(
-                f"{path} is the log of another run: {', '.join(differ)} differ; give another name, or remove it"
-            )
-        for row in whole.filter(pa.compute.is_valid(whole["call"])).to_pylist():
-            parts = tuple(row[f"objective {name}"] for name in self.names)
-            scorer.known[row["canonical"]] = Score(parts, row["score"], row["score_error"])
-        ends = np.flatnonzero(np.diff(whole["generation"].to_numpy(), append=-1)) + 1
-        for start, end in zip([0, *ends], ends, strict=False):
-            table = whole.slice(start, end - start).select(DRAWN.names)
-            self.generations[table["generation"][0].as_py()] = table
-        self.tables = [self.generations[0]]
-
-    def recall(self, generation: int) -> dict[str, list[Any]] | None:
-        """Say what was decoded in a generation, if it is known."""
-        table = self.generations.get(generation)
-        return table and table.select(["smiles", "canonical", "log_prob", "error"]).to_pydict()
-
-    def add(self, columns: dict[str, list[Any]], runs: list[_Run]) -> None:
-        """Take in a generation."""
-        self.tables.append(pa.Table.from_pydict(columns, DRAWN))
-        if time.monotonic() - self.saved > SAVE_EVERY:
-            self.save(runs)
-
-    def frame(self, runs: list[_Run]) -> pd.DataFrame:
-        """Everything that was decoded, and at the first draw of each molecule what came of it."""
-        calls = [
-            (run.row, molecule, call, score.total, *score.parts, score.error)
-            for run in runs
-            for call, (molecule, score) in enumerate(run.seen.items(), 1)
-        ]
-        scored = pd.DataFrame(calls, columns=["row", "canonical", *self.schema.names[len(DRAWN) :]])
-        whole = pa.concat_tables(self.tables).to_pandas()
-        whole["first"] = ~whole.duplicated(["row", "canonical"])
-        whole = whole.merge(scored.assign(first=True), "left", ["row", "canonical", "first"]).drop(columns="first")
-        whole["call"] = whole["call"].astype("Int32")
-        return whole
-
-    def save(self, runs: list[_Run]) -> None:
-        """Write the file, but not while what it holds is gone through again."""
-        if self.path is not None and len(self.tables) >= len(self.generations):
-            table = pa.Table.from_pandas(self.frame(runs), self.schema, preserve_index=False)
-            with atomic_path(self.path) as partial:
-                pyarrow.parquet.write_table(table.replace_schema_metadata(self.schema.metadata), partial)
-        self.saved = time.monotonic()
-
-
 def _evaluations(
-    record: _Log, scorer: Scorer, runs: list[_Run], settings: dict[str, Any], checkpoint: str
+    record: SearchLog, scorer: Scorer, runs: list[_Run], settings: dict[str, Any], checkpoint: str
 ) -> pd.DataFrame:
-    whole = record.frame(runs)
+    whole = record.frame([run.seen for run in runs])
     drawn = whole[whole["generation"] > 0]
     frame = whole[whole["call"].notna()].sort_values(["row", "call"], ignore_index=True)
     if len(record.names) == 1:

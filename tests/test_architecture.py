@@ -29,7 +29,7 @@ FLOORS = (
     {"calibration", "kernel_machine", "tokenizer", "objectives", "encoder", "decoder"},
     {"curves", "plots", "drawing", "properties"},
     {"data", "generation_plots", "model", "oracles", "reading"},
-    {"prepare", "recipe", "checkpoint", "spelling", "optimizer", "moving_average", "decoding"},
+    {"prepare", "recipe", "checkpoint", "spelling", "optimizer", "moving_average", "decoding", "search_log"},
     {"featurizer"},
     {"metrics", "datasets", "loaded", "onnx", "preflight", "property_network"},
     {"tuned", "warm_start"},

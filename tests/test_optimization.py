@@ -20,7 +20,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner
 
-from molcmim import optimization
+from molcmim import optimization, search_log
 from molcmim.cli import app
 from molcmim.generation import best, optimize
 from molcmim.search import METHODS, ranks
@@ -215,10 +215,10 @@ KILLED = """
 import os, signal, sys
 sys.path[:0] = {path!r}
 import chains
-from molcmim import optimization
+from molcmim import optimization, search_log
 from molcmim.space import Space
 Space.decode, Space.encode = chains.decode, chains.encode
-optimization.SAVE_EVERY = 0
+search_log.SAVE_EVERY = 0
 asked = 0
 def oracle(molecules):
     global asked
