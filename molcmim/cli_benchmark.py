@@ -34,7 +34,7 @@ def benchmark_property(
     features: Annotated[
         str, typer.Option(help="Embeddings, RDKit's, names of --extra files; + puts several side by side.")
     ] = "mean,informative,both,morgan,rdkit2d,maccs,rdkit2d+morgan,both+rdkit2d",
-    heads: Annotated[str, typer.Option(help="Comma between names.")] = "ridge,svr,mlp,forest",
+    heads: Annotated[str, typer.Option(help="Comma between names.")] = "ridge,svr,kernel,mlp,forest",
     predictors: Annotated[
         str, typer.Option(help="Trained end to end, comma between names: finetuned, chemprop, dmpnn.")
     ] = "",

@@ -28,7 +28,7 @@ from sklearn.svm import SVR
 from threadpoolctl import threadpool_limits
 
 from molcmim.datasets import Split
-from molcmim.kernel_machine import CLIP
+from molcmim.kernel_machine import CLIP, KernelMachine
 
 BOOTSTRAPS = 2_000
 """Resamplings of the test part behind an interval."""
@@ -81,14 +81,14 @@ def fit_head(name: str, X: Float[np.ndarray, "n d"], y: Float[np.ndarray, " n"],
 
     Parameters
     ----------
-    name : {"ridge", "svr", "mlp", "forest"}
+    name : {"ridge", "svr", "kernel", "mlp", "forest"}
         A key of :data:`HEADS`.
     X, y
         Features and measured values, all finite.
     split
         Row numbers.
     seed
-        Of the heads that draw (mlp, forest) and of the bootstrap.
+        Of the heads that draw (mlp, forest; kernel, where rows are many) and of the bootstrap.
 
     Raises
     ------
@@ -233,6 +233,12 @@ def _svr(X: Float64[np.ndarray, "m d"], y: Float64[np.ndarray, " m"], seed: int)
             yield {"C": C, "gamma_over_scale": gamma}, predict
 
 
+def _kernel(X: Float64[np.ndarray, "m d"], y: Float64[np.ndarray, " m"], seed: int) -> Candidates:
+    """Kernel ridge regression, one candidate: what it chooses, it chooses by leave-one-out error on train."""
+    machine = KernelMachine.fit(X, y[:, None], np.ones(len(X)), seed)
+    yield {"gamma": machine.gammas[0], "penalty": machine.penalties[0]}, lambda Z: machine.predict(Z)[:, 0]
+
+
 def _mlp(X: Float64[np.ndarray, "m d"], y: Float64[np.ndarray, " m"], seed: int) -> Candidates:
     """One hidden layer of 256, Adam; the mean of three, drawn differently."""
     for alpha in MLP_ALPHA:
@@ -266,5 +272,7 @@ def _forest(X: Float64[np.ndarray, "m d"], y: Float64[np.ndarray, " m"], seed: i
         yield {"max_features": share}, model.predict
 
 
-HEADS: dict[str, Callable[..., Candidates]] = {"ridge": _ridge, "svr": _svr, "mlp": _mlp, "forest": _forest}
+HEADS: dict[str, Callable[..., Candidates]] = {
+    "ridge": _ridge, "svr": _svr, "kernel": _kernel, "mlp": _mlp, "forest": _forest,
+}  # fmt: skip
 """Name -> head: a function of standardised X, y of the train part and a seed, which yields every candidate."""

@@ -114,7 +114,7 @@ def test_bootstrap_interval_covers_what_it_says() -> None:
 
 def test_what_cannot_be_fitted_is_named(problem: tuple[np.ndarray, np.ndarray]) -> None:
     X, y = problem
-    with pytest.raises(ValueError, match="unknown head 'lasso'; known are ridge, svr, mlp, forest"):
+    with pytest.raises(ValueError, match="unknown head 'lasso'; known are ridge, svr, kernel, mlp, forest"):
         fit_head("lasso", X, y, SPLIT)
     holes, gaps = X.copy(), y.copy()
     holes[3, 1], gaps[7] = np.nan, np.inf
