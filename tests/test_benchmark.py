@@ -140,7 +140,7 @@ def test_features_of_others(tmp_path: Path, shared_data: Path, folder: Path) -> 
 def test_unknown_names_list_the_known_ones() -> None:
     with pytest.raises(ValueError, match="unknown features ecfp; known are mean, informative, both, morgan, rdkit2d"):
         Plan(features=["mean", "both+ecfp"])
-    with pytest.raises(ValueError, match="unknown head lasso; known are ridge, svr, mlp, forest"):
+    with pytest.raises(ValueError, match="unknown head lasso; known are ridge, svr, kernel, mlp, forest"):
         Plan(heads=["lasso"])
     with pytest.raises(ValueError, match="unknown predictor grover; known are finetuned, chemprop, dmpnn"):
         Plan(predictors=["grover"])
