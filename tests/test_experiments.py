@@ -82,7 +82,7 @@ def test_informative(tmp_path, monkeypatch, shared_data, experiment):
     assert set(results) == {f"{name}.csv", f"{name}.png"} | more
     table = pd.read_csv(results[f"{name}.csv"])
     assert len(table) == {"compare": 3 * 3 * 2, "ablate": 2 * 3 * 2, "anatomy": 3 * 3 * 2}[experiment]
-    assert table["rmse"].between(1, 6).all()  # the train set's mean has 3.704
+    assert table["rmse"].between(1, 10).all()  # the train set's mean has 3.704
     if experiment == "compare":
         untrained, trained = (table[(table["objective"] == "untrained") == is_it] for is_it in (True, False))
         assert untrained["token_accuracy"].max() < 0.1 < trained["token_accuracy"].min()

@@ -74,7 +74,7 @@ def test_log_prob_is_that_of_the_decoded_string(model, codes, how):
 
 
 def test_each_way_of_decoding_is_what_it_says(model):
-    codes = 3 * np.random.default_rng(1).standard_normal((8, 32), np.float32)
+    codes = 3 * np.random.default_rng(1).standard_normal((64, 32), np.float32)
     greedy, beam = (decode(codes, decoding=how, checkpoint=model) for how in ("greedy", "beam:8"))
     assert (beam["log_prob"] >= greedy["log_prob"] - 1e-3).all()
     assert (beam["log_prob"] > greedy["log_prob"] + 1e-2).any()
@@ -238,12 +238,12 @@ def test_what_is_kept_are_the_first_draws_fit_to_keep(model, valid, unique):
 
 
 def test_the_cost_is_counted(model, decoded_codes):
-    frame = sample("CCO", 5, 1.5, valid=True, unique=True, checkpoint=model)
-    assert len(frame) == 5
+    frame = sample("CCO", 15, 1.5, valid=True, unique=True, checkpoint=model)
+    assert len(frame) == 15
     assert frame["canonical"].is_unique
     draws = sum(map(len, decoded_codes))
     assert len(decoded_codes) > 1  # it went on
-    assert draws == frame.attrs["draws"] > 5
+    assert draws == frame.attrs["draws"] > 15
     again = sample("CCO", draws, 1.5, checkpoint=model)
     assert frame.attrs["valid_draws"] == again["valid"].sum()
     assert frame.attrs["different_draws"] == again["canonical"].nunique()
