@@ -41,8 +41,8 @@ def finetune(
     from molcmim import tuning_report
     from molcmim.finetune import Choices
 
-    chosen = {} if epochs is None else {"epochs": epochs}
-    choices = Choices(embedding=embedding, ensemble=ensemble, standardize=standardize, seed=seed, **chosen)
+    epochs = Choices.epochs if epochs is None else epochs
+    choices = Choices(embedding=embedding, epochs=epochs, ensemble=ensemble, standardize=standardize, seed=seed)
     report = tuning_report.finetune_table(
         data, target, output, split=split, seed=seed, column=column, classify=classify, checkpoint=checkpoint,
         choices=choices, device=device, progress=sys.stderr.isatty(),

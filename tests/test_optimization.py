@@ -20,7 +20,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 from typer.testing import CliRunner
 
-from molcmim import optimization, search_log
+from molcmim import optimization
 from molcmim.cli import app
 from molcmim.generation import best, optimize
 from molcmim.search import METHODS, ranks
