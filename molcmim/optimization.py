@@ -92,7 +92,7 @@ def optimize(
         Factor of each objective in the score; default 1.
     method : {"cma", "perturbation", "best-of-n"}
         A key of :data:`molcmim.search.METHODS`. ``cma`` spreads its calls over `max_draws` codes; the climb
-        that ``perturbation`` is has everything new scored at once, which takes less time where calls are cheap.
+        that ``perturbation`` is has everything new scored at once.
     radius : float
         Standard deviation of the noise in each latent dimension, for ``cma`` at the start.
     codes : int
