@@ -46,7 +46,7 @@ EMBEDDINGS = ("mean", "informative", "both")
 TAUS = (0.1, 0.3, 1.0, 3.0)
 LATENT_DIMS = (64, 128, 256, 512)
 TAU, LATENT_DIM = 1.0, 64
-LEARNING_RATE, LAYERS = 0.01, {"encoder_layers": 1, "decoder_layers": 1}
+LAYERS = {"encoder_layers": 1, "decoder_layers": 1}
 BATCH = 128
 
 
@@ -75,9 +75,7 @@ class Setup(NamedTuple):
         )
 
     def _measure(self, objective: str, seed: int, tau: float, latent_dim: int) -> pd.DataFrame:
-        choices: dict[str, Any] = {
-            "temperature": tau, "learning_rate": LEARNING_RATE, "model": {**LAYERS, "latent_dim": latent_dim}
-        }  # fmt: skip
+        choices: dict[str, Any] = {"temperature": tau, "model": {**LAYERS, "latent_dim": latent_dim}}
         if objective == "untrained":
             featurizer = self.train("cmim", seed, **{**choices, "learning_rate": 0.0, "steps": 1})
         else:
@@ -251,8 +249,8 @@ def main() -> None:
     parser.add_argument("experiment", choices=EXPERIMENTS)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=3, help="of pretraining")
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--datasets", nargs="+", default=["esol", "freesolv", "lipophilicity"])
     parser.add_argument("--checkpoint", help="of anatomy; default: train cMIM")
     parser.add_argument("--output", type=Path, help="default: results beside this file")
