@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("experiment", choices=("digits", "molecules"))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, help="of each run; default: 300 on digits, 50 on molecules")
+    parser.add_argument("--steps", type=int, default=300, help="of each run")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
     parser.add_argument("--output", type=Path, help="default: results beside this file")
     parser.add_argument("--store", type=Path, help="token store to train on; default: one of molecules.csv")
@@ -211,8 +211,7 @@ def main() -> None:
     results = Path(__file__).with_name("results")
     output = arguments.output or (results / "quick" if arguments.quick else results)
     output.mkdir(parents=True, exist_ok=True)
-    steps = arguments.steps or (300 if arguments.experiment == "digits" else 50)
-    seeds, sizes, objectives = arguments.seeds, arguments.batch_sizes, OBJECTIVES
+    seeds, sizes, objectives, steps = arguments.seeds, arguments.batch_sizes, OBJECTIVES, arguments.steps
     if arguments.quick:
         seeds, sizes, objectives, steps = 1, (2, 10), ("mim", "cmim", "infonce"), 5
     with tempfile.TemporaryDirectory() as temporary:
