@@ -10,6 +10,7 @@ import http.client
 import itertools
 import os
 import urllib.request
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,6 +108,11 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> pd.DataFram
         If it is nowhere and cannot be downloaded; says where to put which file.
     ValueError
         For an unknown name, a file without the columns, a value that is no number, a damaged download.
+
+    Warns
+    -----
+    UserWarning
+        If a file that was found does not hold what was published; it is used all the same.
     """
     if name not in DATASETS:
         raise ValueError(f"unknown data set {name!r}; known are {', '.join(DATASETS)}; load_csv reads any other")
@@ -115,7 +121,11 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> pd.DataFram
     folders = [Path(place) for place in (given, None if folder else _cache()) if place]
     for path in (place / file for place in folders for file in wanted):
         if path.is_file():
-            return _read(path, DATASETS[name].target)
+            data = _read(path, DATASETS[name].target)
+            if content_hash(data) != DATASETS[name].sha256:
+                said = f"{len(data)} rows, of {DATASETS[name].rows} published"
+                warnings.warn(f"{path} does not hold the published {name} ({said}); it is used as it is", stacklevel=2)
+            return data
     if folder:
         raise FileNotFoundError(f"{name}: no {' or '.join(wanted)} in {Path(folder).absolute()}; put one there")
     return _download(name, folders)
@@ -215,11 +225,15 @@ def _download(name: str, looked_at: list[Path]) -> pd.DataFrame:
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(target) as unverified:
         unverified.write_bytes(content)
-        data = _read(unverified, known.target, "csv")
-        if (found := content_hash(data)) != known.sha256:
+        try:
+            data = _read(unverified, known.target, "csv")
+            found = f"{len(data)} rows of SHA-256 {content_hash(data)[:12]}..."
+        except (OSError, ValueError):
+            data, found = None, f"{len(content):,} bytes that are no such table, {content[:40]!r}..."
+        if data is None or content_hash(data) != known.sha256:
             raise ValueError(
-                f"{known.url} no longer holds the published {name}: {len(data)} rows of SHA-256 {found[:12]}..., "
-                f"expected {known.rows} of {known.sha256[:12]}...; nothing was kept, load_csv reads any file"
+                f"{known.url} did not give the published {name}: {found}, expected {known.rows} of "
+                f"{known.sha256[:12]}...; nothing was kept. Try again, or put the file into {target.parent}"
             )
     return data
 

@@ -93,7 +93,8 @@ def test_other_content_is_another_fit(folder: Path, shared_data: Path, tiny_chec
     data.mkdir()
     text = (shared_data / "moleculenet/freesolv.csv").read_text()
     (data / "freesolv.csv").write_text(text.replace("-11.01", "-11.02"))
-    run(Plan(**PLAN, splits=["scaffold"], features=["maccs"], data=data), copy, jobs=1)
+    with pytest.warns(UserWarning, match=r"freesolv\.csv does not hold the published freesolv"):
+        run(Plan(**PLAN, splits=["scaffold"], features=["maccs"], data=data), copy, jobs=1)
     rows = results(copy).query("features == 'maccs' and split == 'scaffold'")
     assert len(rows) == 2
     assert rows.features_id.nunique() == 2

@@ -49,10 +49,13 @@ def test_a_folder_given_comes_before_the_variable_and_the_variable_before_the_ca
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "esol.csv").write_text(f"smiles,y\nCCO,{i}\n")
     monkeypatch.setenv("MOLCMIM_DATA", str(tmp_path / "variable"))
-    assert datasets.load("esol", tmp_path / "given").y.item() == 0
-    assert datasets.load("esol").y.item() == 1
+    with pytest.warns(UserWarning, match=r"given.esol\.csv does not hold the published esol \(1 rows, of 1128"):
+        assert datasets.load("esol", tmp_path / "given").y.item() == 0
+    with pytest.warns(UserWarning, match="does not hold the published esol"):
+        assert datasets.load("esol").y.item() == 1
     monkeypatch.delenv("MOLCMIM_DATA")
-    assert datasets.load("esol").y.item() == 2
+    with pytest.warns(UserWarning, match="does not hold the published esol"):
+        assert datasets.load("esol").y.item() == 2
     with pytest.raises(FileNotFoundError, match=r"freesolv: no freesolv\.csv or SAMPL\.csv in .*given; put"):
         datasets.load("freesolv", tmp_path / "given")
     with pytest.raises(ValueError, match="unknown data set 'sider'; known are esol, freesolv, lipophilicity"):
@@ -90,10 +93,16 @@ def test_download_is_verified_and_kept(
     cached = tmp_path / "home" / "datasets" / known.file
 
     published = (shared_data / "moleculenet/deepchem" / known.file).read_bytes()
-    (folder / known.file).write_bytes(published.replace(b"-11.01", b"-11.02"))
-    with pytest.raises(ValueError, match="no longer holds the published freesolv: 642 rows"):
-        datasets.load("freesolv")
-    assert not list(cached.parent.iterdir())
+    for damaged, said in (
+        (published.replace(b"-11.01", b"-11.02"), "642 rows of SHA-256"),
+        (published[:-200], "rows of SHA-256"),
+        (b"<html>log in first</html>", r"25 bytes that are no such table, b'<html>"),
+        (b"", "0 bytes that are no such table"),
+    ):
+        (folder / known.file).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"did not give the published freesolv: .*{said}.* put the file into"):
+            datasets.load("freesolv")
+        assert not list(cached.parent.iterdir())
 
     (folder / known.file).write_bytes(published)
     data = datasets.load("freesolv")
