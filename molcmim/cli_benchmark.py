@@ -36,7 +36,7 @@ def benchmark_property(
     ] = "mean,informative,both,morgan,rdkit2d,maccs,rdkit2d+morgan,both+rdkit2d",
     heads: Annotated[str, typer.Option(help="Comma between names.")] = "ridge,svr,kernel,mlp,forest",
     predictors: Annotated[
-        str, typer.Option(help="Trained end to end, comma between names: finetuned, chemprop, dmpnn.")
+        str, typer.Option(help="Trained end to end, comma between names: finetuned, chemprop, dmpnn, graphconv.")
     ] = "",
     data: Annotated[Path | None, typer.Option(help="Folder of the property sets; default: cache, download.")] = None,
     extra: Annotated[

@@ -4,8 +4,7 @@ What a predictor is given: molecules and values of the train part, which it fits
 it chooses when to stop, and the molecules alone of the test part. Peers are run with their own defaults, each
 in the way its documentation shows. Their packages are no dependencies of ours: :func:`require` says what to install.
 
-Not here: DeepChem's GraphConvModel and AttentiveFPModel. The one needs Keras 2, the other DGL, and neither can be
-imported beside today's PyTorch, NumPy and protobuf. DMPNNModel is the graph network of DeepChem that can.
+Not here: DeepChem's AttentiveFPModel, for it needs DGL, whose last release cannot be imported beside today's PyTorch.
 """
 
 from __future__ import annotations
@@ -30,6 +29,8 @@ from jaxtyping import Float, Float64
 from molcmim import downstream
 from molcmim.datasets import Split
 
+NO_ATTENTIVEFP = "DeepChem's AttentiveFPModel needs DGL, whose last release cannot be imported beside today's PyTorch"
+"""Said to those who ask for it."""
 EPOCHS = 50
 """Of predictors that have no default of their own."""
 
@@ -80,7 +81,8 @@ def require(names: Sequence[str]) -> None:
         With the command that installs what is missing.
     """
     if unknown := [name for name in names if name not in PREDICTORS]:
-        raise ValueError(f"unknown predictor {', '.join(unknown)}; known are {', '.join(PREDICTORS)}")
+        why = "" if "attentivefp" not in unknown else f" ({NO_ATTENTIVEFP})"
+        raise ValueError(f"unknown predictor {', '.join(unknown)}; known are {', '.join(PREDICTORS)}{why}")
     missing = {name: [package for package in PREDICTORS[name].packages if not _version(package)] for name in names}
     if absent := {name: packages for name, packages in missing.items() if packages}:
         wants = "; ".join(f"{name} needs {', '.join(packages)}" for name, packages in absent.items())
@@ -113,7 +115,7 @@ def fit(
 
     Parameters
     ----------
-    name : {"finetuned", "chemprop", "dmpnn"}
+    name : {"finetuned", "chemprop", "dmpnn", "graphconv"}
         A key of :data:`PREDICTORS`.
     molecules, y
         SMILES and their measured values.
@@ -185,19 +187,39 @@ def _run_chemprop(folder: Path, *arguments: str) -> None:
 
 
 def _dmpnn(train: Labelled, valid: Labelled, test: list[str], seed: int, checkpoint: str) -> Prediction:
-    """DeepChem's DMPNNModel, all settings its own, y standardised; the epoch with the lowest valid RMSE."""
+    """DeepChem's DMPNNModel."""
     import deepchem as dc
     import torch
 
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - what DeepChem's batches are shuffled with
-    featurizer = dc.feat.DMPNNFeaturizer()
+    return _deepchem(dc.feat.DMPNNFeaturizer(), dc.models.torch_models.DMPNNModel, train, valid, test)
+
+
+def _graphconv(train: Labelled, valid: Labelled, test: list[str], seed: int, checkpoint: str) -> Prediction:
+    """DeepChem's GraphConvModel, which is written for Keras 2: the package tf-keras."""
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # read when TensorFlow is imported
+    import deepchem as dc
+    import tensorflow as tf
+    from deepchem.models.graph_models import GraphConvModel
+
+    with contextlib.suppress(RuntimeError):  # an earlier fit in this process has set them
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    tf.keras.utils.set_random_seed(seed)
+    return _deepchem(dc.feat.ConvMolFeaturizer(), GraphConvModel, train, valid, test)
+
+
+def _deepchem(featurizer: Any, make: type[Any], train: Labelled, valid: Labelled, test: list[str]) -> Prediction:
+    """Fit a model of DeepChem, all settings its own, y standardised; the epoch with the lowest valid RMSE."""
+    import deepchem as dc
+
     mean, sd = train.y.mean(), train.y.std()
     known = dc.data.NumpyDataset(featurizer.featurize(train.smiles), (train.y - mean)[:, None] / sd)
     asked = [dc.data.NumpyDataset(featurizer.featurize(molecules)) for molecules in (valid.smiles, test)]
     lowest, best = np.inf, None
     with tempfile.TemporaryDirectory() as folder:
-        model = dc.models.torch_models.DMPNNModel(mode="regression", n_tasks=1, model_dir=folder)
+        model = make(mode="regression", n_tasks=1, model_dir=folder)
         for epoch in range(1, EPOCHS + 1):
             model.fit(known, nb_epoch=1, checkpoint_interval=0)
             on_valid = mean + sd * model.predict(asked[0]).ravel()
@@ -205,7 +227,7 @@ def _dmpnn(train: Labelled, valid: Labelled, test: list[str], seed: int, checkpo
                 on_test = mean + sd * model.predict(asked[1]).ravel()
                 lowest, best = error, Prediction({"best_epoch": epoch}, on_valid, on_test)
     if best is None:
-        raise RuntimeError("dmpnn predicted no finite value after any epoch")
+        raise RuntimeError(f"{make.__name__} predicted no finite value after any epoch")
     return best
 
 
@@ -233,6 +255,9 @@ PREDICTORS: dict[str, Predictor] = {
     "chemprop": Predictor(_chemprop, ("chemprop", "torch", "rdkit"), "molcmim[chemprop]"),
     "dmpnn": Predictor(
         _dmpnn, ("deepchem", "torch_geometric", "torch", "rdkit"), "molcmim[dmpnn]", lambda: {"epochs": EPOCHS}
+    ),
+    "graphconv": Predictor(
+        _graphconv, ("deepchem", "tensorflow", "tf-keras", "rdkit"), "molcmim[graphconv]", lambda: {"epochs": EPOCHS}
     ),
 }
 """Name -> predictor."""

@@ -143,7 +143,7 @@ def test_unknown_names_list_the_known_ones() -> None:
         Plan(features=["mean", "both+ecfp"])
     with pytest.raises(ValueError, match="unknown head lasso; known are ridge, svr, kernel, mlp, forest"):
         Plan(heads=["lasso"])
-    with pytest.raises(ValueError, match="unknown predictor grover; known are finetuned, chemprop, dmpnn"):
+    with pytest.raises(ValueError, match="unknown predictor grover; known are finetuned, chemprop, dmpnn, graphconv"):
         Plan(predictors=["grover"])
     with pytest.raises(ValueError, match="maccs is a name of ours; rename that table"):
         Plan(extra=["a/maccs.csv"])

@@ -76,6 +76,19 @@ def test_dmpnn(problem: tuple[list[str], np.ndarray], monkeypatch: pytest.Monkey
     is_sound("dmpnn", problem)
 
 
+@pytest.mark.timeout(600)  # TensorFlow compiles every epoch's graph
+@pytest.mark.filterwarnings("ignore")  # DeepChem's and TensorFlow's own
+def test_graphconv(problem: tuple[list[str], np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
+    installed("graphconv")
+    monkeypatch.setattr(predictors, "EPOCHS", 2)
+    is_sound("graphconv", problem)
+
+
+def test_what_cannot_run_is_said() -> None:
+    with pytest.raises(ValueError, match=r"unknown predictor attentivefp; .* graphconv \(.* needs DGL"):
+        predictors.require(["attentivefp"])
+
+
 def test_what_is_not_installed_is_said_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(predictors, "_version", lambda package: None if package == "chemprop" else "1")
     arguments = ["benchmark", "property", "-o", str(tmp_path / "out"), "--predictors", "finetuned,chemprop"]
