@@ -21,6 +21,6 @@ featurizer = MolCMIMFeaturizer(arguments.checkpoint, embedding="both")
 _, (train, _, test), _ = dc.molnet.load_delaney(
     featurizer, splitter="scaffold", transformers=[], reload=False, data_dir=arguments.data
 )
-model = dc.models.SklearnModel(make_pipeline(StandardScaler(), SVR(C=10, epsilon=0.05)))
+model = dc.models.SklearnModel(make_pipeline(StandardScaler(), SVR(C=10, gamma=0.25 / train.X.shape[1], epsilon=0.05)))
 model.fit(train)
 print(model.evaluate(test, [dc.metrics.Metric(dc.metrics.rms_score)]))
