@@ -200,14 +200,14 @@ def _graphconv(train: Labelled, valid: Labelled, test: list[str], seed: int, che
     """DeepChem's GraphConvModel, which is written for Keras 2: the package tf-keras."""
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # read when TensorFlow is imported
     import deepchem as dc
-    import tensorflow as tf
-    from deepchem.models.graph_models import GraphConvModel
+    from deepchem.models import graph_models
 
+    tf = graph_models.tf
     with contextlib.suppress(RuntimeError):  # an earlier fit in this process has set them
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     tf.keras.utils.set_random_seed(seed)
-    return _deepchem(dc.feat.ConvMolFeaturizer(), GraphConvModel, train, valid, test)
+    return _deepchem(dc.feat.ConvMolFeaturizer(), graph_models.GraphConvModel, train, valid, test)
 
 
 def _deepchem(featurizer: Any, make: type[Any], train: Labelled, valid: Labelled, test: list[str]) -> Prediction:
