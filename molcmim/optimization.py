@@ -28,6 +28,9 @@ from molcmim.space import Checkpoint, Device, Space, good_rows
 
 DRAWS_PER_CALL = 10
 """Default of the codes that may be decoded for each oracle call."""
+GROWING = 10
+"""A search which chooses what to score has at most one molecule scored at a time for so many known ones, or two: at
+first, each teaches it most."""
 POOL = 200
 """Molecules that a search which chooses what to score may put off, the most promising ones."""
 
@@ -72,7 +75,9 @@ def optimize(
 
     A code is decoded; what is valid, new, and as similar to the seed as it must be, is scored. As MolMIM does it
     (arXiv 2208.09016), but that molecules below `min_similarity` rank behind all others, by similarity, and cost no
-    oracle call, and that ``cma`` decodes more than it has scored: what a surrogate thinks best.
+    oracle call, and that ``cma`` decodes more than it has scored: what a surrogate thinks best. If the checkpoint
+    was trained to tell descriptors of a molecule from its code, the surrogate knows a code by these, so it learns
+    soonest what depends on logP, surface, rings and the like, such as QED.
 
     Parameters
     ----------
@@ -148,12 +153,16 @@ def optimize(
         "random_state": random_state, "model": _digest(space),
     }  # fmt: skip
     record = SearchLog(None if log is None else Path(log), settings, scorer)
+    head = space.model.to_descriptors
+    measure = None if head is None else head.weight.detach().cpu().float().numpy().T
     rngs = np.random.default_rng(random_state).spawn(len(origins))
     firsts = scorer.score(origins)
     runs = [
-        _Run(row, seed, METHODS[method](z, radius, codes, rng), _total(first), {seed: first})
+        _Run(row, seed, METHODS[method](z, radius, codes, rng, measure), _total(first), {seed: first})
         for row, (seed, z, rng, first) in enumerate(zip(origins, mu, rngs, firsts, strict=True))
     ]
+    for run, z in zip(runs, mu, strict=True):
+        run.search.tell(z[None], [_key(run.seen[run.seed])], 0, False)
     seen = [run.seen for run in runs]
     if not record.generations:
         n = len(runs)
@@ -268,6 +277,7 @@ def _choose(run: _Run, found: _Found, calls: int, pace: int, max_draws: int) -> 
     if run.search.chooses and pool:
         worth = run.search.worth(np.array([code for _, code in pool]))
         pool = [pool[i] for i in np.argsort(-worth, kind="stable")]
+        pace = min(pace, max(2, len(run.seen) // GROWING))
         number = min(number, pace) if run.draws < max_draws else number
     run.pool = dict(pool[number:][:POOL])
     return dict(pool[:number])

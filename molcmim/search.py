@@ -3,7 +3,7 @@
 What is told of a code is a key, a pair of numbers: of two codes the one with the smaller key is better. A code with a
 score has the key (0, -score); 1 or 3 stands first where the code gave nothing that may be scored.
 
-Shapes: m codes of a generation, n codes that are known, z latent dimension.
+Shapes: m codes of a generation, n codes that are known, z latent dimension, p measured coordinates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import cma
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int
+from jaxtyping import Float, Float32, Int
+
+from molcmim.surrogate import Choice, Surrogate, expected_improvement, normal_scores
 
 Key = tuple[int, float]
 
@@ -27,7 +29,10 @@ def ranks(keys: Sequence[Key]) -> Int[np.ndarray, " n"]:
 
 @runtime_checkable
 class Search(Protocol):
-    """One search: made from the code it begins at, how far it looks, how many codes it asks for, and a generator."""
+    """One search: made from the code it begins at, how far it looks, how many codes it asks for, and a generator.
+
+    And from a linear map of codes to what values may depend on most, or None; the baselines need none.
+    """
 
     chooses: ClassVar[bool]
     """Whether it says which molecules are worth a call, by their own codes instead of those that it asked for."""
@@ -53,44 +58,21 @@ class Search(Protocol):
         """
 
 
-class Surrogate:
-    """Gaussian process of values over codes, in whose kernel codes at their usual distance correlate by 1 / e.
-
-    scikit-learn's computes distances without BLAS, which for codes takes longer than to decode them.
-    """
-
-    NOISE = 0.1
-    """Variance of a value about the process, in that of all values."""
-
-    def __init__(self, z: Float32[np.ndarray, "n z"], values: Float64[np.ndarray, " n"]) -> None:
-        self.z = z.astype(np.float64)
-        self.scale = float(np.median(self._squares(self.z))) or 1.0
-        self.inverse = np.linalg.inv(self._kernel(self.z) + self.NOISE * np.eye(len(z)))
-        self.weights = self.inverse @ ((values - values.mean()) / (values.std() or 1.0))
-
-    def _squares(self, z: Float64[np.ndarray, "m z"]) -> Float64[np.ndarray, "m n"]:
-        return ((z**2).sum(1)[:, None] + (self.z**2).sum(1) - 2 * z @ self.z.T).clip(0)
-
-    def _kernel(self, z: Float64[np.ndarray, "m z"]) -> Float64[np.ndarray, "m n"]:
-        return np.exp(-self._squares(z) / self.scale)
-
-    def predict(self, z: Float[np.ndarray, "m z"]) -> tuple[Float64[np.ndarray, " m"], Float64[np.ndarray, " m"]]:
-        """Mean and standard deviation, in standard deviations of the values."""
-        k = self._kernel(z.astype(np.float64))
-        return k @ self.weights, np.sqrt((1 - ((k @ self.inverse) * k).sum(1)).clip(0))
-
-
 class CovarianceAdaptation:
-    """CMA-ES (Hansen & Ostermeier, Evol. Comput. 2001, 9, 159) with a surrogate, several parents, and its own radius.
+    """CMA-ES (Hansen & Ostermeier, Evol. Comput. 2001, 9, 159) with surrogates, several parents, and its own radius.
 
     The covariance is diagonal (Ros & Hansen, PPSN 2008): a full one has z (z + 1) / 2 numbers to learn, for which
     budgets of thousands of calls are too small. What a small budget needs besides:
 
-    - A surrogate, a Gaussian process of the ranks of the latest keys. Those molecules are worth a call whose mean plus
-      half a standard deviation is highest (an upper confidence bound; Srinivas et al., arXiv 0912.3995). Of `OFFERED`
-      times as many codes as are asked for, those are decoded that have the highest draws from it.
-    - Parents: half of the codes lie not around the engine's mean, but around points between two of the best codes, of
-      which the start is always one.
+    - A surrogate, a Gaussian process of the normal scores of the keys of what was scored. Those molecules are worth a
+      call whose expected improvement over the best is highest. It measures codes by `measure`, if there is one: few
+      scores tell more about few coordinates on which values depend than about all of a code's.
+    - Another, of 1 where a code gave something that was scored and 0 where not, over codes. Of `OFFERED` times as many
+      codes as are asked for, those are decoded for which draws from both are best: draws of what can be scored come
+      first, as Thompson sampling under a constraint has it (Eriksson & Poloczek, arXiv 2002.08526).
+    - Parents: half of the codes lie not around the engine's mean, but around points that have some coordinates of one
+      parent and the rest of another (uniform crossover; Syswerda, ICGA 1989), in half of these of the start. A parent
+      is one of what is known, drawn with a probability that falls as 1 / rank.
     - A radius that grows while codes give known molecules, and shrinks while they give none that may be scored.
 
     Where it has not found better in `PATIENCE` generations, the engine begins anew from the best code that it knows.
@@ -98,22 +80,35 @@ class CovarianceAdaptation:
 
     chooses: ClassVar[bool] = True
     OFFERED = 10
-    ELITES = 8
     PATIENCE = 12
-    LATEST = 400
-    """Codes that it looks back to, besides the best."""
+    BEST = LATEST = 200
+    """Codes that it looks back to."""
     RATE = 0.2
     """Logarithm by which the radius grows when every code gives a known molecule."""
+    SPREAD = 0.3
+    """Standard deviation of the logarithms of the radii of one generation's codes."""
+    SMOOTH: Choice = (1.0, 0.1)
+    """Scale and noise of the surrogate of what can be scored."""
+    GROWTH = 1.2
+    """By how much more must be scored until the other's are chosen anew."""
 
-    def __init__(self, start: Float32[np.ndarray, " z"], radius: float, codes: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        start: Float32[np.ndarray, " z"],
+        radius: float,
+        codes: int,
+        rng: np.random.Generator,
+        measure: Float32[np.ndarray, "z p"] | None = None,
+    ) -> None:
         self.start = self.best = start
-        self.radius, self.codes, self.rng = radius, codes, rng
+        self.radius, self.codes, self.rng, self.measure = radius, codes, rng, measure
         self.restarts = -1
         self.known = np.empty((0, len(start)), np.float32)
         self.keys: list[Key] = []
-        self.elites: list[int] = []
-        self.untold = 0
-        self.surrogate: Surrogate | None = None
+        self.untold = self.chosen_at = 0
+        self.order: list[int] = []
+        self.value: Surrogate | None = None
+        self.top = 0.0
         self._begin()
 
     def _begin(self) -> None:
@@ -129,39 +124,56 @@ class CovarianceAdaptation:
         self.restarts, self.stalled = self.restarts + 1, 0
 
     def ask(self) -> Float32[np.ndarray, "m z"]:
-        """Draw from the present normal distribution around several parents, and keep what promises most."""
-        if self.surrogate is None:
+        """Draw from the present normal distribution around several centres, and keep what promises most."""
+        if self.value is None:
             return np.array(self.engine.ask(), np.float32)
-        offered = np.array(self.engine.ask(self.codes * self.OFFERED))
-        parents = np.concatenate([self.start[None], self.known[self.elites]])
-        a, b = parents[self.rng.integers(len(parents), size=(2, len(offered) // 2))]
-        way = self.rng.random((len(a), 1))
-        offered[: len(a)] += way * a + (1 - way) * b - self.engine.mean
-        mean, sd = self.surrogate.predict(offered)
-        promise = mean + sd * self.rng.standard_normal(len(sd))
-        return offered[np.argsort(-promise, kind="stable")[: self.codes]].astype(np.float32)
+        steps = np.array(self.engine.ask(self.codes * self.OFFERED)) - self.engine.mean
+        steps *= np.exp(self.SPREAD * self.rng.standard_normal((len(steps), 1)))
+        centres = np.tile(self.engine.mean, (len(steps), 1))
+        centres[: len(steps) // 2] = self._crosses(len(steps) // 2)
+        offered = (centres + steps).astype(np.float32)
+        mean, sd = self.value.predict(self._measured(offered))
+        promise = mean + sd * self.rng.standard_normal(len(offered))
+        fails = self.rng.random(len(offered)) > self._share(offered)
+        return offered[np.lexsort((-promise, fails))[: self.codes]]
+
+    def _crosses(self, n: int) -> Float32[np.ndarray, "n z"]:
+        parents = self.known[self.order]
+        rank = np.expm1(self.rng.random((2, n)) * math.log1p(len(parents))).astype(int).clip(0, len(parents) - 1)
+        a, b = parents[rank]
+        b[: n // 2] = self.start
+        return np.where(self.rng.random(a.shape) < self.rng.random((n, 1)), a, b)
+
+    def _measured(self, z: Float32[np.ndarray, "n z"]) -> Float32[np.ndarray, "n p"]:
+        return z if self.measure is None else z @ self.measure
+
+    def _share(self, z: Float32[np.ndarray, "n z"]) -> Float[np.ndarray, " n"]:
+        """Probability that what a code gives can be scored, at least that of a code in fifty."""
+        good = np.array([key[0] == 0 for key in self.keys], np.float64)
+        if good.all() or not good.any():
+            return np.ones(len(z))
+        mean, _ = Surrogate(self.known, good - good.mean(), self.SMOOTH).predict(z)
+        return (mean + good.mean()).clip(0.02)
 
     def worth(self, z: Float32[np.ndarray, "n z"]) -> Float[np.ndarray, " n"]:
-        """Upper confidence bound of the surrogate."""
-        if self.surrogate is None:
+        """Compute the expected improvement, in normal scores."""
+        if self.value is None:
             return np.zeros(len(z))
-        mean, sd = self.surrogate.predict(z)
-        return mean + sd / 2
+        return expected_improvement(*self.value.predict(self._measured(z)), self.top)
 
     def tell(self, z: Float32[np.ndarray, "n z"], keys: Sequence[Key], known: int, better: bool) -> None:
         """Learn, and adapt the distribution or begin anew."""
-        keep = sorted({*self.elites, *range(len(self.keys))[-max(self.LATEST, self.codes) :]})
+        keep = sorted({*self.order[: self.BEST], *range(len(self.keys))[-max(self.LATEST, self.codes) :]})
         self.known = np.concatenate([self.known[keep], z])
         self.keys = [*(self.keys[i] for i in keep), *keys]
-        self.elites = np.argsort(ranks(self.keys), kind="stable")[: self.ELITES].tolist()
+        self.order = np.argsort(ranks(self.keys), kind="stable").tolist()
         self.untold += len(keys)
         failed = sum(key[0] in (1, 3) for key in keys)
         self.radius *= math.exp(self.RATE * (known - failed) / self.codes)
         if better:
             self.best = z[ranks(keys).argmin()]
         self.stalled = 0 if better else self.stalled + 1
-        if len(self.keys) > 2:
-            self.surrogate = Surrogate(self.known, -ranks(self.keys).astype(np.float64))
+        self._learn()
         if self.stalled >= self.PATIENCE:
             self._begin()
         elif self.untold >= self.codes:
@@ -170,13 +182,31 @@ class CovarianceAdaptation:
             self.untold = 0
         self.engine.sigma = self.radius
 
+    def _learn(self) -> None:
+        scored = [i for i in range(len(self.keys)) if self.keys[i][0] == 0]
+        if len({self.keys[i] for i in scored}) < 3:
+            return
+        values = normal_scores(ranks([self.keys[i] for i in scored]))
+        self.top = float(values.max())
+        anew = self.value is None or len(scored) >= self.GROWTH * self.chosen_at
+        choice = None if anew or self.value is None else self.value.choice
+        self.chosen_at = len(scored) if anew else self.chosen_at
+        self.value = Surrogate(self._measured(self.known[scored]), values, choice)
+
 
 class RandomPerturbation:
     """Baseline: noise of one radius around the best code so far, at first the seed's; a climb that does not adapt."""
 
     chooses: ClassVar[bool] = False
 
-    def __init__(self, start: Float32[np.ndarray, " z"], radius: float, codes: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        start: Float32[np.ndarray, " z"],
+        radius: float,
+        codes: int,
+        rng: np.random.Generator,
+        measure: Float32[np.ndarray, "z p"] | None = None,
+    ) -> None:
         self.best, self.radius, self.codes, self.rng = start, radius, codes, rng
         self.restarts = 0
 

@@ -110,6 +110,21 @@ def test_a_search_is_told_the_codes_of_its_molecules(run, monkeypatch, method) -
     assert (set(np.unique(np.stack(told)[:, : chains.ATOMS])) <= {-1, 0, 1}) == METHODS[method].chooses
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_search_measures_codes_by_the_descriptors_that_a_checkpoint_tells(run, monkeypatch, method) -> None:
+    given, init = [], METHODS[method].__init__
+
+    def listen(self, *arguments):
+        given.append(arguments[-1])
+        init(self, *arguments)
+
+    monkeypatch.setattr(METHODS[method], "__init__", listen)
+    run("CCCCC", method=method, calls=6)
+    assert given.pop() is None  # no such head
+    run("CCCCC", method=method, calls=6, checkpoint="molcmim-small")
+    np.testing.assert_array_equal(given.pop().T, Space("molcmim-small", "cpu").model.to_descriptors.weight.detach())
+
+
 def begun(method, seed):
     """Return a run in which nothing but the seed is known."""
     search = METHODS[method](np.zeros(3, np.float32), 0.5, 4, np.random.default_rng(0))
@@ -128,6 +143,11 @@ def test_what_is_worth_most_is_scored_and_the_rest_put_off(monkeypatch) -> None:
     assert list(run.pool) == ["CC", "CN", "CO"]
     assert list(optimization._choose(run, found(NO=0.5), calls=10, pace=2, max_draws=10)) == ["CC", "NO"]
     assert list(optimization._choose(run, found(), calls=10, pace=1, max_draws=10)) == ["CN", "CO"]  # no draws are left
+    several = found(CC=1, CCC=3, CCCC=2, CN=0)
+    assert len(optimization._choose(begun("cma", "C"), several, calls=100, pace=3, max_draws=10)) == 2  # few at first
+    run = begun("cma", "C")
+    run.seen = dict.fromkeys(map(str, range(30)), run.seen["C"])
+    assert len(optimization._choose(run, several, calls=100, pace=4, max_draws=10)) == 3
     chosen = optimization._choose(begun("perturbation", "C"), found(CC=1, CCC=3, CN=0), calls=3, pace=1, max_draws=10)
     assert list(chosen) == ["CC", "CCC"]  # in order, as many as there are calls
 

@@ -88,18 +88,51 @@ def test_best_of_n_learns_nothing_and_perturbation_follows_the_best() -> None:
         np.testing.assert_array_equal(search.best, np.full(3, expected))
 
 
-def test_the_surrogate_knows_what_is_worth_a_call() -> None:
-    """After 60 keys that a plane ranks, the worst of them of another class."""
+def told(slope, measure=None, generations=3, spoilt=None):
+    """Return a search that knows 20 codes a generation, ranked by a plane; what is `spoilt` cannot be scored."""
     rng = np.random.default_rng(0)
-    search = CovarianceAdaptation(np.zeros(Z, np.float32), 0.3, 20, rng)
-    slope = rng.standard_normal(Z) / 4
+    search = CovarianceAdaptation(np.zeros(Z, np.float32), 0.3, 20, rng, measure)
     assert not search.worth(np.ones((3, Z), np.float32)).any()
-    for _ in range(3):
+    for _ in range(generations):
         search.ask()
         z = rng.normal(scale=0.3, size=(20, Z)).astype(np.float32)
-        search.tell(z, [(0, v) if v < 1 else (1, v) for v in (z @ slope).tolist()], 0, True)
-    z = rng.normal(scale=0.3, size=(2000, Z)).astype(np.float32)
+        bad = np.zeros(20, bool) if spoilt is None else spoilt(z)
+        search.tell(z, [(int(b), v) for b, v in zip(bad, (z @ slope).tolist(), strict=True)], 0, True)
+    return search, rng.normal(scale=0.3, size=(2000, Z)).astype(np.float32)
+
+
+def test_the_surrogate_knows_what_is_worth_a_call_and_a_measure_helps_it() -> None:
+    """A measure of 6 of 128 coordinates, which are all that values depend on."""
+    slope = np.zeros(Z)
+    slope[:6] = np.random.default_rng(1).standard_normal(6)
+    search, z = told(slope)
     assert spearmanr(search.worth(z), z @ slope).statistic < -0.4
+    search, z = told(slope, np.eye(Z, 6, dtype=np.float32), 1)
+    assert spearmanr(search.worth(z), z @ slope).statistic < -0.7
+
+
+def test_codes_are_asked_for_that_promise_more_and_can_be_scored() -> None:
+    slope, wall = np.eye(Z)[0], np.eye(Z)[1]
+    free, _ = told(slope, generations=8)
+    search, _ = told(slope, generations=8, spoilt=lambda z: z @ wall > 0)
+    plain = CovarianceAdaptation(np.zeros(Z, np.float32), 0.3, 20, np.random.default_rng(0))
+    for one in (free, search):
+        one.radius = one.engine.sigma = 0.3
+    asked, walled, blind = (np.concatenate([one.ask() for _ in range(10)]) for one in (free, search, plain))
+    assert (asked @ slope).mean() < (blind @ slope).mean() - 0.1
+    assert (walled @ wall > 0).mean() < (blind @ wall > 0).mean() - 0.1
+
+
+def test_a_cross_has_the_coordinates_of_its_parents() -> None:
+    search, _ = told(np.eye(Z)[0])
+    crosses, known = search._crosses(40), np.concatenate([search.start[None], search.known])
+    assert (crosses[:, None] == known).any(1).all()  # each coordinate of each is that of something known
+    own = (crosses[:, None] == known[1:]).sum(2)
+    assert (own.max(1) < Z).sum() > 30
+    assert (own[20:] > 0).sum(1).max() == 2  # two parents; the start's, where it is one, are zeros
+    assert (crosses[:20] == 0).mean() > 0.3
+    best = search.order[:15]
+    assert own[:, best].sum() > 1.3 * 15 / 60 * own.sum()  # better ones are parents more often
 
 
 def test_ranks_order_pairs() -> None:
