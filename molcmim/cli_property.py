@@ -19,7 +19,7 @@ def finetune(
     target: Annotated[list[str], typer.Option(help="Column to predict; may be given several times.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model and its report.")],
     split: Annotated[str, typer.Option(help="random or scaffold: 80 % train, 10 % valid, 10 % test.")] = "random",
-    classify: Annotated[bool, typer.Option("--classify", help="The values are classes, such as 0 and 1.")] = False,
+    classify: Annotated[bool, typer.Option("--classify", help="The values are classes, any labels.")] = False,
     ensemble: Annotated[int, typer.Option(min=1, help="Models; from 2 on numbers have uncertainties.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="Name or folder of what is fine-tuned.")] = "molcmim-small",
     embedding: Annotated[str, typer.Option(help="mean, informative or both (the latter two are slow).")] = "mean",

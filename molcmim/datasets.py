@@ -132,7 +132,10 @@ def load(name: str, folder: str | os.PathLike[str] | None = None) -> pd.DataFram
 
 
 def load_csv(
-    path: str | os.PathLike[str], smiles_column: str | None = None, target_columns: str | Sequence[str] = "y"
+    path: str | os.PathLike[str],
+    smiles_column: str | None = None,
+    target_columns: str | Sequence[str] = "y",
+    labels: bool = False,
 ) -> pd.DataFrame:
     """Load any table of molecules and measured values.
 
@@ -144,11 +147,13 @@ def load_csv(
         Default: found by its name.
     target_columns
         One column, which becomes ``y``, or several, which keep their names. An empty field is a missing label.
+    labels
+        Whether the targets are names of classes, any text.
 
     Returns
     -------
     DataFrame
-        Columns ``smiles`` and the target or targets (float64, NaN where missing).
+        Columns ``smiles`` and the target or targets (float64, NaN where missing; labels: text, None where missing).
 
     Raises
     ------
@@ -156,11 +161,15 @@ def load_csv(
         As :func:`molcmim.files.read_chunks`; ValueError also for a missing target column, or for a value that
         is no finite number, with its row.
     """
-    return _frame(path, smiles_column, target_columns)
+    return _frame(path, smiles_column, target_columns, labels=labels)
 
 
 def _frame(
-    path: str | os.PathLike[str], column: str | None, targets: str | Sequence[str], format: str | None = None
+    path: str | os.PathLike[str],
+    column: str | None,
+    targets: str | Sequence[str],
+    format: str | None = None,
+    labels: bool = False,
 ) -> pd.DataFrame:
     chunks = list(read_chunks(path, column, format))
     present = chunks[0].table.column_names
@@ -173,13 +182,21 @@ def _frame(
     frame = pd.DataFrame({"smiles": [s.strip() if isinstance(s, str) else s for s in molecules]})
     for target, name in names.items():
         fields = itertools.chain.from_iterable(chunk.table.column(target).to_pylist() for chunk in chunks)
-        frame[name] = [_number(field, f"{path}: row {row}, {target}") for row, field in enumerate(fields)]
+        if labels:
+            frame[name] = pd.Series([_text(field) for field in fields], dtype=object)
+        else:
+            frame[name] = [_number(field, f"{path}: row {row}, {target}") for row, field in enumerate(fields)]
     return frame
 
 
-def _number(field: object, where: str) -> float:
+def _text(field: object) -> str | None:
     text = "" if field is None else str(field).strip()
-    if text.lower() in ("", "nan", "na"):
+    return None if text.lower() in ("", "nan", "na") else text
+
+
+def _number(field: object, where: str) -> float:
+    text = _text(field)
+    if text is None:
         return float("nan")
     try:
         value = float(text)

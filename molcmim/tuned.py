@@ -118,7 +118,8 @@ class PropertyModel:
             spread = [f"{target}_std" for target in task.targets] if task.spread else []
             return [f"{target}_predicted" for target in task.targets] + spread
         if task.kind == "binary":
-            return [f"{target}_probability" for target in task.targets]
+            of = "" if task.classes in ([], [0, 1]) else f"_{task.classes[1]}"
+            return [f"{target}_probability{of}" for target in task.targets]
         return [f"{task.targets[0]}_probability_{label}" for label in task.classes]
 
     def speller(self) -> Speller:

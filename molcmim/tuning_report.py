@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Shaped
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
 
 from molcmim import calibration, datasets, plots, smiles
@@ -77,7 +77,7 @@ def finetune_table(
     split, seed
         See :func:`molcmim.datasets.split`. The test part is looked at once, for the report.
     classify
-        Whether the values are classes: 0 and 1, of several targets, or any numbers, of one.
+        Whether the values are classes: 0 and 1, of several targets, or any labels, of one.
     checkpoint, choices, device, progress
         See :func:`molcmim.finetune.finetune`.
 
@@ -88,7 +88,7 @@ def finetune_table(
     """
     if Path(output).exists() and not (Path(output) / "finetuned.json").is_file():
         raise FileExistsError(f"{output} exists and is no fine-tuned model; name another folder")
-    frame = datasets.load_csv(path, column, list(targets))
+    frame = datasets.load_csv(path, column, list(targets), labels=classify)
     _, reasons = smiles.canonicalize(frame["smiles"])
     unknown = frame[list(targets)].isna().all(axis=1)
     reasons = ["no value" if r is None and empty else r for r, empty in zip(reasons, unknown, strict=True)]
@@ -97,7 +97,8 @@ def finetune_table(
         raise ValueError(f"{path}: no row has a molecule that can be read and a value; the first: {reasons[0]}")
     good = frame.iloc[rows].reset_index(drop=True)
     parts = datasets.split(good, split, seed)
-    kind, classes, values = _numbered(good[list(targets)].to_numpy(np.float64), classify)
+    kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
+    good[list(targets)] = values
     molecules = good["smiles"].to_numpy(object)
     model = finetune(
         checkpoint, molecules[parts.train], values[parts.train], (molecules[parts.valid], values[parts.valid]),
@@ -135,16 +136,27 @@ def finetune_table(
     return Report(model, predictions, metrics, {target: datasets.audit(good, parts, target) for target in targets})
 
 
-def _numbered(values: Float64[np.ndarray, "n t"], classify: bool) -> tuple[str, list[Any], Float64[np.ndarray, "n t"]]:
+def _numbered(values: Shaped[np.ndarray, "n t"], classify: bool) -> tuple[str, list[Any], Float64[np.ndarray, "n t"]]:
     if not classify:
-        return "regression", [], values
-    classes = np.unique(values[~np.isnan(values)])
+        return "regression", [], values.astype(np.float64)
+    number: dict[str, Any] = {label: _label(label) for row in values for label in row if label is not None}
+    if any(isinstance(label, str) for label in number.values()):
+        number = {label: label for label in number}
+    classes = sorted(set(number.values()))
     if len(classes) < 2:
         raise ValueError(f"the targets hold {len(classes)} class(es); two are needed at least")
-    if values.shape[1] > 1 and not np.array_equal(classes, [0, 1]):
-        raise ValueError(f"several targets of classes must hold 0 and 1, found {classes[:5].tolist()}")
-    numbered = np.where(np.isnan(values), np.nan, np.searchsorted(classes, values).astype(float))
-    return "binary" if len(classes) == 2 else "multiclass", classes.tolist(), numbered
+    if values.shape[1] > 1 and classes != [0, 1]:
+        raise ValueError(f"several targets of classes must hold 0 and 1, found {classes[:5]}")
+    numbered = [[np.nan if label is None else classes.index(number[label]) for label in row] for row in values]
+    return "binary" if len(classes) == 2 else "multiclass", classes, np.array(numbered, np.float64)
+
+
+def _label(text: str) -> int | float | str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return int(value) if value.is_integer() else value
 
 
 def _metrics(

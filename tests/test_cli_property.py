@@ -192,3 +192,19 @@ def test_classes_by_scaffold(tiny_checkpoint: Path, tmp_path: Path) -> None:
     classifier = MolCMIMClassifier.load(tmp_path / "model", "cpu")
     assert classifier.predict_proba(SMILES).shape == (48, 2)
     assert set(classifier.predict(SMILES)) <= {0.0, 1.0}
+
+
+def test_labels_of_classes(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    labels = np.where(np.array(LOGP) > 1.5, "oil", "brine").tolist()
+    pd.DataFrame({"smiles": SMILES, "phase": ["", *labels[1:]]}).to_csv(tmp_path / "data.csv", index=False)
+    run = command(
+        "finetune", tmp_path / "data.csv", "--target", "phase", "--classify", "--epochs", 1,
+        "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    found = pd.read_csv(tmp_path / "model" / "predictions.csv")
+    assert found["error"][0] == "no value"
+    assert found["phase"][1:].tolist() == labels[1:]
+    classifier = MolCMIMClassifier.load(tmp_path / "model", "cpu")
+    assert classifier.classes_.tolist() == ["brine", "oil"]
+    np.testing.assert_allclose(classifier.predict_proba(SMILES[1:])[:, 1], found["phase_probability_oil"][1:])
