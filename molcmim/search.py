@@ -9,6 +9,7 @@ Shapes: m codes of a generation, n codes that are known, z latent dimension, p m
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -178,7 +179,9 @@ class CovarianceAdaptation:
             self._begin()
         elif self.untold >= self.codes:
             last = self.known[-self.codes :].astype(np.float64)
-            self.engine.tell(last, ranks(self.keys[-self.codes :]).tolist())
+            with warnings.catch_warnings():  # a molecule's code may lie far from the one that was asked for
+                warnings.filterwarnings("ignore", "elements of z2", UserWarning)
+                self.engine.tell(last, ranks(self.keys[-self.codes :]).tolist())
             self.untold = 0
         self.engine.sigma = self.radius
 

@@ -64,6 +64,16 @@ def test_a_search_that_stalls_begins_anew_from_its_best() -> None:
     np.testing.assert_allclose(search.engine.mean, z[-1])
 
 
+def test_codes_far_from_those_asked_for_are_learned_in_silence() -> None:
+    """A warning would be an error here; cma bounds its step by itself."""
+    search = CovarianceAdaptation(np.zeros(Z, np.float32), 0.01, 6, np.random.default_rng(0))
+    for _ in range(3):
+        search.ask()
+        far = np.eye(6, Z, dtype=np.float32) * 9
+        search.tell(far, [(0, float(-i)) for i in range(6)], 0, True)
+    assert np.isfinite(search.ask()).all()
+
+
 def test_the_radius_grows_among_known_molecules_and_shrinks_among_failures() -> None:
     search = CovarianceAdaptation(np.zeros(Z, np.float32), 0.5, 24, np.random.default_rng(0))
     sizes = [0.5]
