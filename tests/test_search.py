@@ -133,6 +133,18 @@ def test_codes_are_asked_for_that_promise_more_and_can_be_scored() -> None:
     assert (walled @ wall > 0).mean() < (blind @ wall > 0).mean() - 0.1
 
 
+def test_it_knows_which_codes_can_be_scored() -> None:
+    slope, wall = np.eye(Z)[0], np.eye(Z)[1]
+    search, z = told(slope, generations=8, spoilt=lambda z: z @ wall > 0)
+    share = search._share(z)
+    assert share.min() >= 0.02
+    assert spearmanr(share, z @ wall).statistic < -0.4
+    free, _ = told(slope)
+    assert (free._share(z) == 1).all()
+    search._share = lambda z: np.where(z @ wall > 0, 0.0, 1.0)  # what cannot be scored is asked for last
+    assert (search.ask() @ wall <= 0).all()
+
+
 def test_a_cross_has_the_coordinates_of_its_parents() -> None:
     search, _ = told(np.eye(Z)[0])
     crosses, known = search._crosses(40), np.concatenate([search.start[None], search.known])
