@@ -26,6 +26,7 @@ import pandas as pd
 import molcmim
 from molcmim import checkpoint, files, generation, generation_plots, merit, smiles
 from molcmim.data import TokenStore
+from molcmim.decoding import parse_decoding
 from molcmim.merit import Figure, Known
 from molcmim.properties import properties
 from molcmim.search import METHODS
@@ -91,6 +92,8 @@ class Bench:
         How much.
     folder
         Where results go.
+    decoding
+        How :data:`DECODED` parts choose a string, see :func:`molcmim.decoding.parse_decoding`.
     """
 
     def __init__(
@@ -101,9 +104,15 @@ class Bench:
         qed_seeds: str | os.PathLike[str] | None,
         sizes: Sizes,
         folder: Path,
+        decoding: str = "greedy",
     ) -> None:
         self.name, self.held_out_file, self.corpus_files, self.qed_file = name, held_out, corpus, qed_seeds
-        self.sizes, self.folder = sizes, folder
+        self.sizes, self.folder, self.decoding = sizes, folder, decoding
+
+    @cached_property
+    def decoded_by(self) -> dict[str, Any]:
+        """Arguments of the functions that generate."""
+        return {"decoding": self.decoding, "checkpoint": self.space.featurizer}
 
     @cached_property
     def space(self) -> Space:
@@ -182,20 +191,20 @@ Part = Callable[[Bench], "tuple[list[Figure], Any]"]
 
 def _reconstruction(bench: Bench) -> tuple[list[Figure], Any]:
     molecules = bench.held_out[: bench.sizes.reconstructed]
-    return list(merit.reconstruction(generation.reconstruct(molecules, checkpoint=bench.space.featurizer))), None
+    return list(merit.reconstruction(generation.reconstruct(molecules, **bench.decoded_by))), None
 
 
 def _radius(bench: Bench) -> tuple[list[Figure], Any]:
     figures: list[Figure] = []
     for radius in bench.sizes.radii:
         seeds = bench.held_out[: bench.sizes.seeds]
-        frame = generation.sample(seeds, bench.sizes.draws, radius, checkpoint=bench.space.featurizer)
+        frame = generation.sample(seeds, bench.sizes.draws, radius, **bench.decoded_by)
         figures += merit.around_seeds(frame, radius, bench.corpus)
     return figures, None
 
 
 def _prior(bench: Bench) -> tuple[list[Figure], Any]:
-    frame = generation.sample(None, bench.sizes.prior, checkpoint=bench.space.featurizer)
+    frame = generation.sample(None, bench.sizes.prior, **bench.decoded_by)
     figures, values = merit.of_prior(frame, bench.reference, bench.corpus)
     sets = {"prior": values.tolist()}
     if bench.reference is not None:
@@ -209,7 +218,7 @@ def _interpolation(bench: Bench) -> tuple[list[Figure], Any]:
     ends = bench.held_out[: 2 * bench.sizes.ways]
     for path in generation.PATHS:
         frames = [
-            generation.interpolate(a, b, bench.sizes.steps, path=path, checkpoint=bench.space.featurizer)
+            generation.interpolate(a, b, bench.sizes.steps, path=path, **bench.decoded_by)
             for a, b in zip(ends[::2], ends[1::2], strict=False)
         ]
         figures += merit.interpolation(frames, path)
@@ -254,6 +263,8 @@ SEES = {
 """Name -> the fields of :class:`Sizes` that it depends on."""
 CORPUS = {"radius", "prior"}
 """Parts that look at the corpus."""
+DECODED = {"reconstruction", "radius", "prior", "interpolation"}
+"""Parts whose figures are of decoded strings. The others, like the QED task, decode greedily if at all."""
 
 
 def run(
@@ -264,6 +275,9 @@ def run(
     qed_seeds: str | os.PathLike[str] | None = None,
     sizes: Sizes | None = None,
     say: Callable[[str], None] = print,
+    *,
+    parts: Sequence[str] | None = None,
+    decoding: str = "greedy",
 ) -> pd.DataFrame:
     """Measure what is missing, then write figures, table and pictures of all parts.
 
@@ -284,6 +298,10 @@ def run(
         How much of everything; default :class:`Sizes`.
     say
         Called with a line when a part is done.
+    parts
+        Names in :data:`PARTS`, and ``qed``; default all, and the QED task if `sizes` has seeds for it.
+    decoding
+        See :class:`Bench`.
 
     Returns
     -------
@@ -296,17 +314,23 @@ def run(
         For files that cannot be read or lack molecules, or a checkpoint that is not there.
     """
     sizes = sizes or Sizes()
-    if sizes.qed_seeds and qed_seeds is None:
+    parse_decoding(decoding)
+    known = [*PARTS, "qed"]
+    parts = known[: None if sizes.qed_seeds else -1] if parts is None else parts
+    if unknown := set(parts) - set(known):
+        raise ValueError(f"parts must be among {', '.join(known)}, got {', '.join(sorted(unknown))}")
+    if "qed" in parts and (qed_seeds is None or not sizes.qed_seeds):
         raise ValueError("the QED task needs a file of seeds")
     folder = Path(output)
     (folder / "parts").mkdir(parents=True, exist_ok=True)
     weights = checkpoint.read_record(checkpoint.resolve(name))["weights_sha256"]
-    bench = Bench(name, held_out, corpus, qed_seeds, sizes, folder)
+    bench = Bench(name, held_out, corpus, qed_seeds, sizes, folder, decoding)
     stamps = [_stamp(path) for path in corpus]
     figures: list[Figure] = []
-    for part, measure in PARTS.items():
+    for part, measure in ((part, measure) for part, measure in PARTS.items() if part in parts):
         facts = [molcmim.__version__, weights, _stamp(held_out), *(str(getattr(sizes, field)) for field in SEES[part])]
         facts += stamps if part in CORPUS else []
+        facts += [decoding] if part in DECODED else []
         path = folder / "parts" / f"{part}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}.json"
         if not path.exists():
             started = time.perf_counter()
@@ -318,7 +342,7 @@ def run(
         record = json.loads(path.read_text(encoding="utf-8"))
         figures += [Figure(*row) for row in record["figures"]]
         _draw(part, pd.DataFrame(figures), record["drawn"], folder)
-    if sizes.qed_seeds:
+    if "qed" in parts:
         figures += _qed(bench, weights, say)
     return _write(figures, folder, bench)
 
@@ -377,6 +401,7 @@ def _write(figures: list[Figure], folder: Path, bench: Bench) -> pd.DataFrame:
         "molcmim": molcmim.__version__,
         "held_out": Path(bench.held_out_file).name,
         "corpus": [Path(path).name for path in bench.corpus_files],
+        "decoding": bench.decoding,
         "sizes": dataclasses.asdict(bench.sizes),
         "figures": [figure._asdict() for figure in figures],
     }

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from molcmim.cli_generation import MOLECULES, Checkpoint, Column, RandomState
+from molcmim.cli_generation import MOLECULES, Checkpoint, Column, Decoding, RandomState
 
 app = typer.Typer(help="Compare: property prediction, generation, retrieval, speed.", no_args_is_help=True)
 
@@ -72,6 +72,8 @@ def benchmark_generation(
     qed_seeds: Annotated[Path | None, typer.Option(help="Molecule file: seeds of the QED task.")] = None,
     qed_n: Annotated[int, typer.Option(min=1, help="How many of its molecules, from the first.")] = 100,
     qed_calls: Annotated[int, typer.Option(min=1, help="Oracle calls for each of them, by each method.")] = 1000,
+    parts: Annotated[str | None, typer.Option(help="Some of the parts, comma between; default: all.")] = None,
+    decoding: Decoding = "greedy",
     quick: Annotated[bool, typer.Option("--quick", help="A minute's worth; large standard errors.")] = False,
 ) -> None:
     """Measure generation: reconstruction, sampling, prior, interpolation, likelihood, speed, and QED optimisation."""
@@ -82,7 +84,10 @@ def benchmark_generation(
     sizes = bench.QUICK if quick else bench.Sizes()
     if qed_seeds is not None:
         sizes = dataclasses.replace(sizes, qed_seeds=qed_n, qed_calls=qed_calls)
-    bench.run(checkpoint, held_out, output, corpus or [], qed_seeds, sizes, lambda line: typer.echo(line, err=True))
+    bench.run(
+        checkpoint, held_out, output, corpus or [], qed_seeds, sizes, lambda line: typer.echo(line, err=True),
+        parts=parts.split(",") if parts else None, decoding=decoding,
+    )  # fmt: skip
     typer.echo((output / "table.md").read_text(encoding="utf-8"))
 
 

@@ -32,7 +32,7 @@ Output = Annotated[
 ]
 Picture = Annotated[bool, typer.Option(help="Draw the molecules beside OUTPUT, as a .png.")]
 Checkpoint = Annotated[str, typer.Option(help="Name or folder of a checkpoint.")]
-Decoding = Annotated[str, typer.Option(help="greedy, beam:5 or nucleus:0.9; any numbers.")]
+Decoding = Annotated[str, typer.Option(help="greedy, beam:5, nucleus:0.9 or valid:10 (a beam where greedy fails).")]
 RandomState = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")]
 Column = Annotated[str | None, typer.Option(help="Name of the SMILES column.")]

@@ -170,15 +170,31 @@ def _sum_of_log_p(logits: Float[Tensor, "b v s"], ids: Int[Tensor, "b t"], pad: 
     return -F.cross_entropy(logits, ids[:, 1:], reduction="none", ignore_index=pad).sum(1)
 
 
-def search_settings(decoding: str) -> dict[str, Any]:
-    """Translate a way to choose a string from p(x|z) into fields of transformers' ``GenerationConfig``.
+class Search(NamedTuple):
+    """How strings are chosen from p(x|z)."""
+
+    settings: dict[str, Any]
+    """Fields of transformers' ``GenerationConfig``; none: greedy."""
+    retry_beams: int = 0
+    """Width of the beam search that whoever judges strings makes where the first is no molecule; 0: none."""
+
+
+def beam_search(beams: int, returned: int = 1) -> dict[str, Any]:
+    """Fields of ``GenerationConfig`` for the best `returned` strings of a beam, ranked by log p(x|z)."""
+    return {"num_beams": beams, "num_return_sequences": returned, "length_penalty": 0.0}
+
+
+def parse_decoding(decoding: str) -> Search:
+    """Read the name of a way to choose a string from p(x|z).
 
     Parameters
     ----------
     decoding : str
         ``greedy``: the most probable token at each step. ``beam:5``: the most probable string that a beam of 5
         finds. ``nucleus:0.9``: each token drawn from the fewest that together have probability 0.9 (Holtzman et
-        al., arXiv 1904.09751); ``nucleus:1`` draws from p(x|z) itself. Without a number: these ones.
+        al., arXiv 1904.09751); ``nucleus:1`` draws from p(x|z) itself. ``valid:10``: as ``greedy``, but where that
+        gives no molecule, the most probable molecule among the strings of a beam of 10, if one of them is a
+        molecule. Without a number: these ones.
 
     Raises
     ------
@@ -188,24 +204,29 @@ def search_settings(decoding: str) -> dict[str, Any]:
     method, colon, number = decoding.partition(":")
     with contextlib.suppress(ValueError):
         if decoding == "greedy":
-            return {}
+            return Search({})
         if method == "beam" and (beams := int(number if colon else 5)) > 1:
-            return {"num_beams": beams, "length_penalty": 0.0}  # no penalty: beams are ranked by log p(x|z)
+            return Search(beam_search(beams))
         if method == "nucleus" and 0 < (top_p := float(number if colon else 0.9)) <= 1:
-            return {"do_sample": True, "top_p": top_p, "top_k": 0}
+            return Search({"do_sample": True, "top_p": top_p, "top_k": 0})
+        if method == "valid" and (beams := int(number if colon else 10)) > 1:
+            return Search({}, beams)
     raise ValueError(
-        f"decoding must be greedy, beam:N with a whole number N above 1, or nucleus:P with 0 < P <= 1, got {decoding!r}"
+        "decoding must be greedy, beam:N or valid:N with a whole number N above 1, or nucleus:P with 0 < P <= 1, "
+        f"got {decoding!r}"
     )
 
 
 def decode_batches(
     model: MolCMIMModel,
     z: Float[np.ndarray, "n z"],
-    decoding: str = "greedy",
+    search: dict[str, Any] | None = None,
     forbidden: Sequence[int] = (),
     rng: np.random.Generator | None = None,
 ) -> Iterator[Decoded]:
     """Decode any number of codes, in order, as many at a time as a budget of tokens allows.
+
+    With ``num_return_sequences`` each code's strings stand one below the other.
 
     Parameters
     ----------
@@ -213,14 +234,14 @@ def decode_batches(
         In evaluation mode.
     z
         (n, z) codes.
-    decoding
-        See :func:`search_settings`.
+    search
+        See :attr:`Search.settings`.
     forbidden
         Ids that no sequence may hold. What they would have had stays part of p(x|z), which is not rescaled.
     rng
-        Where the draws of ``nucleus`` come from; torch's own random state is left as it was.
+        Where draws come from; torch's own random state is left as it was.
     """
-    search = search_settings(decoding)
+    search = search or {}
     # Beams change places at each step, so what their strings had is not among the logits of the steps.
     settings = {**search, "suppress_tokens": list(forbidden) or None, "output_logits": "num_beams" not in search}
     device = model.device
@@ -242,7 +263,7 @@ def decode_batches(
 def _decode(model: MolCMIMModel, codes: Float[Tensor, "b z"], settings: dict[str, Any]) -> Decoded:
     ids, steps = _generate(model, codes, None, settings)
     if steps is None:
-        log_px = log_probability(model, ids, codes)
+        log_px = log_probability(model, ids, codes.repeat_interleave(len(ids) // len(codes), 0))
     else:
         log_px = _sum_of_log_p(torch.stack(steps, dim=2), ids, model.config.pad_token_id)
     return Decoded(ids, log_px, (ids == model.config.eos_token_id).any(1))

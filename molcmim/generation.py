@@ -11,7 +11,7 @@ silence. Its columns:
 ``frame.attrs`` says how it was made. The same arguments give the same frame. Options of all functions:
 
 decoding : str
-    ``greedy``, ``beam:5`` or ``nucleus:0.9``; see :func:`molcmim.decoding.search_settings`.
+    ``greedy``, ``beam:5``, ``nucleus:0.9`` or ``valid:10``; see :func:`molcmim.decoding.parse_decoding`.
 random_state : int
     Seed of whatever is drawn.
 checkpoint : str, path or Featurizer

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from molcmim import loaded, smiles
 from molcmim.data import gather
-from molcmim.decoding import decode_batches, log_probability
+from molcmim.decoding import beam_search, decode_batches, log_probability, parse_decoding
 from molcmim.featurizer import Featurizer
 from molcmim.smiles import BadMolecule, MoleculeError
 from molcmim.tokenizer import SPECIAL_TOKENS, selfies_to_smiles
@@ -83,19 +83,31 @@ class Space:
         z
             (n, z) finite codes.
         decoding
-            See :func:`molcmim.decoding.search_settings`.
+            See :func:`molcmim.decoding.parse_decoding`.
         rng
             Where draws come from.
         """
+        settings, beams = parse_decoding(decoding)
+        frame = self._judged(z, settings, rng)
+        if beams and not frame["valid"].all():
+            failed = np.flatnonzero(~frame["valid"])
+            tried = self._judged(z[failed], beam_search(beams, beams), rng)
+            tried["row"] = failed.repeat(beams)
+            best = tried.loc[tried[tried["valid"]].groupby("row")["log_prob"].idxmax()].set_index("row")
+            frame = pd.concat([frame.drop(best.index), best]).sort_index()
+        return frame
+
+    def _judged(self, z: Float32[np.ndarray, "n z"], search: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
         strings: list[str] = []
-        log_prob, finished = np.empty(len(z), np.float32), np.empty(len(z), bool)
+        each = search.get("num_return_sequences", 1)
+        log_prob, finished = np.empty(len(z) * each, np.float32), np.empty(len(z) * each, bool)
         quiet = None if len(z) >= SHOW_PROGRESS_FROM else True  # None: hidden where there is no terminal
         with tqdm(total=len(z), desc="decoding", unit=" molecules", disable=quiet) as bar:
-            for batch in decode_batches(self.model, z, decoding, self.forbidden, rng):
+            for batch in decode_batches(self.model, z, search, self.forbidden, rng):
                 rows = slice(len(strings), len(strings) + len(batch.ids))
                 strings += self.tokenizer.batch_decode(batch.ids, skip_special_tokens=True)
                 log_prob[rows], finished[rows] = batch.log_px.cpu(), batch.finished.cpu()
-                bar.update(len(batch.ids))
+                bar.update(len(batch.ids) // each)
         columns: dict[str, Any] = {}
         if self.model.config.notation == "selfies":
             columns["selfies"] = strings

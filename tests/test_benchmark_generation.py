@@ -86,6 +86,42 @@ def test_everything_is_measured_once(tiny_checkpoint, held_out, corpus, tmp_path
     assert [line.split(":")[0] for line in said] == ["radius", "prior"]  # what looks at the corpus
 
 
+def test_some_parts_by_another_decoding(tiny_checkpoint, held_out, tmp_path, monkeypatch) -> None:
+    asked, said = [], []
+
+    def decode(space, z, decoding, rng):
+        asked.append(decoding)
+        return chains.decode(space, z, decoding, rng)
+
+    monkeypatch.setattr(Space, "decode", decode)
+    sizes = dataclasses.replace(TINY, qed_seeds=0)
+    chosen = ["interpolation", "reconstruction"]
+    first = run(
+        tiny_checkpoint, held_out, tmp_path / "r", sizes=sizes, say=said.append, parts=chosen, decoding="valid:3"
+    )
+    assert set(first["part"]) == set(chosen)
+    assert set(asked) == {"valid:3"}
+    assert json.loads((tmp_path / "r" / "figures.json").read_text())["decoding"] == "valid:3"
+    asked.clear()
+    run(tiny_checkpoint, held_out, tmp_path / "r", sizes=sizes, say=said.append, decoding="valid:3")
+    done = [line.split(":")[0] for line in said]
+    assert done == ["reconstruction", "interpolation", "radius", "prior", "likelihood", "throughput"]
+    assert "valid:3" in asked
+    run(tiny_checkpoint, held_out, tmp_path / "r", sizes=sizes, say=said.append)
+    assert [line.split(":")[0] for line in said[6:]] == ["reconstruction", "radius", "prior", "interpolation"]
+    said.clear()
+    run(tiny_checkpoint, held_out, tmp_path / "q", (), held_out, TINY, said.append, parts=["qed"])
+    assert all(line.startswith("qed") for line in said)
+    for arguments, message in (
+        ({"parts": ["radii"]}, "parts must be among reconstruction, .*, qed, got radii"),
+        ({"parts": ["qed"]}, "the QED task needs a file of seeds"),
+        ({"decoding": "best"}, "decoding must be"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(tiny_checkpoint, held_out, tmp_path / "never", sizes=sizes, **arguments)
+    assert not (tmp_path / "never").exists()
+
+
 def test_without_a_corpus_nothing_is_said_of_it(tiny_checkpoint, held_out, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(bench, "PARTS", {name: bench.PARTS[name] for name in ("radius", "prior")})
     table = run(tiny_checkpoint, held_out, tmp_path / "results", sizes=dataclasses.replace(TINY, qed_seeds=0))
@@ -126,6 +162,7 @@ def test_command(tiny_checkpoint, held_out, tmp_path, monkeypatch) -> None:
     assert done.exit_code == 0, done.output
     assert "| reconstruction |  | exact |" in done.stdout
     for extra, message in (
+        (["--parts", "reconstruction,sampling"], "parts must be among reconstruction, qed, got sampling"),
         (["--corpus", "nowhere"], "nowhere: no such file or token store"),
         (["--qed-seeds", str(held_out), "--qed-n", "1000"], "holds 50 molecules, fewer than the 1000 asked for"),
     ):

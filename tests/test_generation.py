@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -63,7 +64,7 @@ def chain_rule(network, z, ids):
     return total
 
 
-@pytest.mark.parametrize("how", ["greedy", "beam:3", "nucleus:0.9"])
+@pytest.mark.parametrize("how", ["greedy", "beam:3", "nucleus:0.9", "valid:4"])
 def test_log_prob_is_that_of_the_decoded_string(model, codes, how):
     frame = decode(codes, decoding=how, checkpoint=model)
     assert frame["valid"].any()
@@ -83,6 +84,34 @@ def test_each_way_of_decoding_is_what_it_says(model):
     assert list(decode(codes, decoding="beam", checkpoint=model)["smiles"]) == list(
         decode(codes, decoding="beam:5", checkpoint=model)["smiles"]
     )
+
+
+@torch.no_grad()
+def test_where_greedy_fails_the_most_probable_molecule_of_a_beam_is_taken(model):
+    shaken = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in shaken.model.decoder.parameters():
+        parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    z = np.random.default_rng(0).standard_normal((40, 32), np.float32)
+    greedy, found = (decode(z, decoding=how, checkpoint=shaken) for how in ("greedy", "valid:6"))
+    good = greedy["valid"].to_numpy()
+    assert 5 < good.sum() < 35
+    assert found["valid"].sum() > good.sum()
+    assert_frame_equal(found[good], greedy[good])
+    forbidden = Space(shaken).forbidden
+    for row in np.flatnonzero(~good):
+        code = torch.from_numpy(z[row])
+        beams = decoding.decode_ids(
+            shaken.model, code[None], num_beams=6, num_return_sequences=6, length_penalty=0.0, suppress_tokens=forbidden
+        )
+        strings = [shaken.tokenizer.decode(ids, skip_special_tokens=True) for ids in beams if (ids == 2).any()]
+        log_p = {
+            string: chain_rule(shaken.model, code, torch.tensor(shaken.tokenizer(string)["input_ids"]))
+            for string in strings
+            if string and Chem.MolFromSmiles(string) is not None
+        }
+        assert found["smiles"][row] == max(log_p, key=log_p.get, default=greedy["smiles"][row])
+    assert_frame_equal(decode(z[::-1], decoding="valid:6", checkpoint=shaken)[::-1].reset_index(drop=True), found)
 
 
 def test_wide_nucleus_draws_from_the_model(model):
@@ -432,9 +461,10 @@ def test_selfies_of_any_symbols_can_be_read():
         (lambda model: reconstruct("C", on_error="drop", checkpoint=model), "on_error must be one of raise, nan, skip"),
         (
             lambda model: decode(np.zeros(32), decoding="best", checkpoint=model),
-            "decoding must be greedy, beam:N .*'best'",
+            "decoding must be greedy, beam:N or valid:N .*'best'",
         ),
         (lambda model: decode(np.zeros(32), decoding="beam:1", checkpoint=model), "decoding must be"),
+        (lambda model: decode(np.zeros(32), decoding="valid:1", checkpoint=model), "decoding must be"),
         (lambda model: decode(np.zeros(32), decoding="beam:x", checkpoint=model), "decoding must be"),
         (lambda model: decode(np.zeros(32), decoding="nucleus:0", checkpoint=model), "decoding must be"),
         (lambda model: decode(np.zeros(32), decoding="greedy:2", checkpoint=model), "decoding must be"),
