@@ -193,6 +193,8 @@ def as_table(description: Mapping[str, Any], indent: str = "") -> str:
             lines += [label, as_table(value, indent + "  ")]
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
             lines += [label, *(f"{indent}  {'  '.join(map(str, entry.values()))}" for entry in value)]
+        elif isinstance(value, list) and len(value) > 8:
+            lines.append(f"{label:<26}{value[0]}, {value[1]}, ... ({len(value)}; all with --json)")
         else:
             shown = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else value
             lines.append(f"{label:<26}{shown}")

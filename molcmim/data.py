@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +29,17 @@ PAD_ID = 0
 PAD_MULTIPLE = 8
 CLIP = 10.0
 """Standardised descriptors are clipped to [-CLIP, CLIP]."""
+
+
+class DescriptorScale(NamedTuple):
+    """What raw descriptors are standardised by: the training store's statistics, for whatever is compared with it."""
+
+    names: Sequence[str]
+    """Of the p columns."""
+    mean: Sequence[float]
+    """(p,), in each descriptor's own unit."""
+    std: Sequence[float]
+    """(p,), 1 for a constant column."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +85,11 @@ class StoreManifest:
     sources: list[dict[str, str]]
     settings: dict[str, Any]
     format_version: int = FORMAT_VERSION
+
+    @property
+    def descriptor_scale(self) -> DescriptorScale:
+        """Statistics of this store."""
+        return DescriptorScale(self.descriptor_names, self.descriptor_mean, self.descriptor_std)
 
     @classmethod
     def load(cls, store: str | os.PathLike[str]) -> StoreManifest:
@@ -179,15 +195,15 @@ class TokenStore:
         """
         return gather(self.tokens, self.offsets, rows, multiple)
 
-    def descriptors(self, molecules: np.ndarray, standardize_as: StoreManifest | None = None) -> np.ndarray:
+    def descriptors(self, molecules: np.ndarray, scale: DescriptorScale | None = None) -> np.ndarray:
         """Read descriptors, standardised and clipped to [-10, 10].
 
         Parameters
         ----------
         molecules : ndarray of int, shape (b,)
             Molecules (not rows).
-        standardize_as
-            Manifest whose mean and standard deviation are used: the training store's. Default: this store's.
+        scale
+            What they are standardised by: the training store's. Default: this store's.
 
         Returns
         -------
@@ -196,14 +212,14 @@ class TokenStore:
         Raises
         ------
         ValueError
-            If the store has no descriptors, or others than `standardize_as`.
+            If the store has no descriptors, or others than `scale`.
         """
         if self.raw_descriptors is None:
             raise ValueError(f"{self.path} has no descriptors; prepare it again with --descriptors")
-        by = standardize_as or self.manifest
-        if by.descriptor_names != self.manifest.descriptor_names:
-            raise ValueError(f"{self.path} has other descriptors than the store it is to be standardised as")
-        mean, std = (np.asarray(v, np.float32) for v in (by.descriptor_mean, by.descriptor_std))
+        by = scale or self.manifest.descriptor_scale
+        if list(by.names) != self.manifest.descriptor_names:
+            raise ValueError(f"{self.path} has other descriptors than those it is to be standardised by")
+        mean, std = np.asarray(by.mean, np.float32), np.asarray(by.std, np.float32)
         return np.clip((self.raw_descriptors[molecules] - mean) / std, -CLIP, CLIP)
 
 
@@ -227,7 +243,8 @@ class BucketedBatches:
         Seed of the shuffles and of the drawn spellings.
     mode
         "canonical": the canonical spelling in and out. "equivariant": a drawn spelling in, the same out.
-        "invariant": a drawn spelling in, the canonical one out. Drawn uniformly from all stored spellings.
+        "invariant": a drawn spelling in, the canonical one out. Drawn uniformly from all stored spellings, unless
+        `canonical_share` says otherwise.
     views
         2 adds a second input, another spelling of the same molecule, for the two-view objectives.
     drop_last
@@ -236,9 +253,12 @@ class BucketedBatches:
         This process gets rows `rank::world` of every batch.
     window
         Batches sorted together.
-    standardize_as
-        Manifest of the store whose mean and standard deviation the descriptors are standardised with (the
-        training store's, for a validation store). Default: the store's own.
+    scale
+        What the descriptors are standardised by (the training store's, for a validation store). Default: the
+        store's own.
+    canonical_share
+        How often the drawn spelling is the canonical one; the random ones share the rest. Default: every stored
+        spelling as often as any other.
 
     Raises
     ------
@@ -258,7 +278,8 @@ class BucketedBatches:
         rank: int = 0,
         world: int = 1,
         window: int = 64,
-        standardize_as: StoreManifest | None = None,
+        scale: DescriptorScale | None = None,
+        canonical_share: float | None = None,
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
@@ -266,6 +287,10 @@ class BucketedBatches:
             raise ValueError(f"batch_size must be a positive multiple of world={world}, got {batch_size}")
         if not 0 <= rank < world:
             raise ValueError(f"rank must be in [0, world={world}), got {rank}")
+        if canonical_share is not None and not 0 <= canonical_share <= 1:
+            raise ValueError(f"canonical_share must be in [0, 1], got {canonical_share}")
+        if canonical_share is not None and store.manifest.spellings < 2:
+            raise ValueError(f"canonical_share needs random spellings, {store.path} has none; prepare with --spellings")
         if views not in (1, 2):
             raise ValueError(f"views must be 1 or 2, got {views}")
         if views == 2 and (mode == "canonical" or store.manifest.spellings < 2):
@@ -276,7 +301,8 @@ class BucketedBatches:
             )
         self.store, self.batch_size, self.seed, self.mode, self.views = store, batch_size, seed, mode, views
         self.drop_last, self.rank, self.world, self.window = drop_last, rank, world, window
-        self.standardize_as = standardize_as
+        self.scale = scale
+        self.canonical_share = canonical_share
         self._molecules = len(store) // batch_size * batch_size if drop_last else len(store)
         if not self._molecules:
             raise ValueError(f"{store.path} has {len(store)} molecules, fewer than one batch of {batch_size}")
@@ -324,7 +350,7 @@ class BucketedBatches:
             second = (spelling + step.astype(np.int64)) % (others + 1)
             batch |= self._input(molecules, second, "_2")
         if self.store.raw_descriptors is not None:
-            values = self.store.descriptors(molecules, self.standardize_as)
+            values = self.store.descriptors(molecules, self.scale)
             batch["descriptors"] = torch.from_numpy(values)
         return batch
 
@@ -354,8 +380,12 @@ class BucketedBatches:
         """Which spelling of each molecule is read in an epoch."""
         if self.mode == "canonical":
             return np.zeros(len(molecules), dtype=np.int64)
-        drawn = _hash(self.seed, epoch, molecules, stream=0) % np.uint64(self.store.manifest.spellings)
-        return drawn.astype(np.int64)
+        stored = self.store.manifest.spellings
+        drawn = _hash(self.seed, epoch, molecules, stream=0)
+        if self.canonical_share is None:
+            return (drawn % np.uint64(stored)).astype(np.int64)
+        canonical = _hash(self.seed, epoch, molecules, stream=2) / 2.0**64 < self.canonical_share
+        return np.where(canonical, 0, 1 + drawn % np.uint64(stored - 1)).astype(np.int64)
 
     def _input(self, molecules: np.ndarray, spelling: np.ndarray, suffix: str) -> dict[str, torch.Tensor]:
         import torch

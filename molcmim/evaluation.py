@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from molcmim import checkpoint
-from molcmim.data import TokenStore
+from molcmim.data import DescriptorScale, TokenStore
 from molcmim.files import atomic_path
 from molcmim.metrics import held_out, held_out_batches, token_characters
 from molcmim.objectives import OBJECTIVES
@@ -47,7 +47,7 @@ def evaluate(
     -------
     dict
         The fields of :class:`molcmim.metrics.HeldOut`, with the number of molecules and hashes of both sides.
-        Descriptors are standardised by the store's own mean and standard deviation. None stands for what the
+        Descriptors are standardised as they were in training. None stands for what the
         checkpoint or the store has not: descriptors, or a decoder that its objective trained.
 
     Raises
@@ -64,7 +64,8 @@ def evaluate(
         )
     record = checkpoint.read_record(checkpoint.resolve(name_or_path))
     objective = record["training"].get("recipe", {}).get("objective", "cmim")
-    batches = list(held_out_batches(held, molecules))
+    described = record["training"].get("descriptors")
+    batches = list(held_out_batches(held, molecules, DescriptorScale(**described) if described else None))
     bar = tqdm(batches, disable=not progress)
     metrics = held_out(model, bar, token_characters(tokenizer), OBJECTIVES[objective].decoder).as_dict()
     return {

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedTokenizerFast
 
 from molcmim.config import MolCMIMConfig
-from molcmim.data import BucketedBatches, StoreManifest, TokenStore
+from molcmim.data import BucketedBatches, DescriptorScale, TokenStore
 from molcmim.decoding import decode_ids
 from molcmim.model import MolCMIMModel
 from molcmim.objectives import Objective
@@ -113,19 +113,17 @@ def held_out(
 
 
 def held_out_batches(
-    store: TokenStore, molecules: int | None = None, standardize_as: StoreManifest | None = None
+    store: TokenStore, molecules: int | None = None, scale: DescriptorScale | None = None
 ) -> Iterator[dict[str, Tensor]]:
     """Molecules of a store, canonical in and out.
 
     `molecules`, rounded up to whole batches, of them, a random choice that is always the same; default all, in
     batches of similar length.
-    `standardize_as` is the training store's manifest, whose mean and standard deviation descriptors are scaled with.
+    `scale` is the training store's, which descriptors are standardised by.
     """
     # Sorting by length would make the first few batches a choice of lengths.
     window = 64 if molecules is None else 1
-    batches = BucketedBatches(
-        store, BATCH_SIZE, mode="canonical", drop_last=False, window=window, standardize_as=standardize_as
-    )
+    batches = BucketedBatches(store, BATCH_SIZE, mode="canonical", drop_last=False, window=window, scale=scale)
     count = len(batches) if molecules is None else min(-(-molecules // BATCH_SIZE), len(batches))
     return (batches[i] for i in range(count))
 

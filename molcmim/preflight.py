@@ -49,8 +49,8 @@ def check_continues(output: Path, newest: Path | None, recipe: Recipe, config: M
     path = output / "recipe.yaml"
     if newest is None or not path.exists():
         return
-    may_change = {"steps", "warmup_steps", "decay_share", "max_grad_norm", "precision", "compile", "log_every",
-                  "evaluate_every", "evaluate_molecules", "save_every", "loader_workers"}  # fmt: skip
+    may_change = {"canonical_share", "steps", "warmup_steps", "decay_share", "max_grad_norm", "precision", "compile",
+                  "log_every", "evaluate_every", "evaluate_molecules", "save_every", "loader_workers"}  # fmt: skip
     before, now = dataclasses.asdict(Recipe.load(path)), dataclasses.asdict(recipe)
     changed = [name for name in now if name not in may_change and before[name] != now[name]]
     trained = MolCMIMConfig.from_pretrained(newest)

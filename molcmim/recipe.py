@@ -38,6 +38,8 @@ class Recipe:
         See ``molcmim.objectives.Settings``.
     mode : {"canonical", "equivariant", "invariant"}
         What is read and what is to be written, see ``molcmim.data.BucketedBatches``.
+    canonical_share : float, optional
+        How often the canonical spelling is read, see ``molcmim.data.BucketedBatches``; it may change within a run.
     posterior : {"sampled", "learned", "point"}
         See ``MolCMIMConfig``; which of them an objective allows, ``molcmim.objectives.OBJECTIVES`` says.
     chemistry_factor : bool
@@ -77,6 +79,7 @@ class Recipe:
     positive: str = "z"
     beta: float = 1.0
     mode: str = "invariant"
+    canonical_share: float | None = None
     posterior: str = "sampled"
     chemistry_factor: bool = False
     encoder_decay: float = 0.99
@@ -107,6 +110,10 @@ class Recipe:
             raise ValueError(f"optimizer must be 'muon' or 'adamw', got {self.optimizer!r}")
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"precision must be 'bf16' or 'fp32', got {self.precision!r}")
+        if self.canonical_share is not None and self.mode == "canonical":
+            raise ValueError("canonical_share is for modes that read random spellings, and mode is 'canonical'")
+        if self.canonical_share is not None and not 0 <= self.canonical_share <= 1:
+            raise ValueError(f"canonical_share must be in [0, 1], got {self.canonical_share}")
         self.settings  # noqa: B018 - refuses bad values now, not after the first batch
         if taken := sorted(self.model.keys() & _NOT_OF_THE_MODEL):
             raise ValueError(f"model sets {', '.join(taken)}, which the store or another choice of the recipe decides")
@@ -188,6 +195,10 @@ class Recipe:
 
 def _typed(name: str, value: Any, expected: str) -> Any:
     """Return the value of a choice, as the type that its field has; ValueError if it is of another."""
+    if expected.endswith(" | None"):
+        if value is None:
+            return None
+        expected = expected.removesuffix(" | None")
     if expected == "float" and isinstance(value, int | str) and not isinstance(value, bool):
         with contextlib.suppress(ValueError):
             return float(value)  # YAML takes 1e-3 for a string, only 1.0e-3 for a number

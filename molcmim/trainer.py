@@ -296,6 +296,7 @@ def pretrain(
         recipe.batch_size,
         seed=recipe.seed,
         mode=recipe.mode,
+        canonical_share=recipe.canonical_share,
         views=needs.views,
         rank=arguments.process_index,
         world=arguments.world_size,
@@ -305,7 +306,7 @@ def pretrain(
         arguments,
         recipe,
         batches,
-        list(held_out_batches(valid_store, recipe.evaluate_molecules, manifest)),
+        list(held_out_batches(valid_store, recipe.evaluate_molecules, manifest.descriptor_scale)),
         token_characters(tokenizer),
     )
     set_seed(recipe.seed + arguments.process_index)  # one start for all ranks, but noise of its own for each
@@ -325,6 +326,7 @@ def pretrain(
             "world_size": arguments.world_size,
             "store": _origin(manifest),
             "valid": _origin(valid_store.manifest),
+            "descriptors": manifest.descriptor_scale._asdict() if recipe.chemistry_factor else None,
         }
         dtype = "bfloat16" if recipe.precision == "bf16" else "float32"  # what it was trained in is what is kept
         checkpoint.write(model, tokenizer, output / "model", facts, dtype)

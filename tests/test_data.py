@@ -98,7 +98,7 @@ def test_descriptors_are_standardised_by_the_named_store(store, written, tmp_pat
     write_store(tmp_path, n=4, seed=1)
     other = TokenStore(tmp_path)
     of_other = (np.load(tmp_path / DESCRIPTORS) - raw.mean(0)) / raw.std(0)
-    ours = other.descriptors(np.arange(4), standardize_as=store.manifest)
+    ours = other.descriptors(np.arange(4), scale=store.manifest.descriptor_scale)
     np.testing.assert_allclose(ours, of_other, rtol=1e-4, atol=1e-5)
     np.save(tmp_path / DESCRIPTORS, np.full((4, P), 1e9, np.float32))
     assert (TokenStore(tmp_path).descriptors(np.arange(4)) == 10).all()
@@ -129,6 +129,21 @@ def test_modes(store, written, mode):
         assert counts.tolist() == [N, 0, 0]
     else:
         assert counts.min() > N / 5  # uniform: 68 each, standard deviation 7
+
+
+@pytest.mark.parametrize("share", [0.0, 0.75, 1.0])
+def test_the_canonical_spelling_is_read_as_often_as_said(store, written, share):
+    rows, _ = written
+    batches = BucketedBatches(store, 25, drop_last=False, canonical_share=share)
+    drawn: list[int] = []
+    for epoch in range(10):
+        for index in range(len(batches)):
+            batch, molecules = batches.batch(epoch, index), batches.molecules(epoch, index)
+            drawn += spelled(store, rows, batch, molecules).tolist()
+            assert (spelled(store, rows, batch, molecules, "target_ids") == 0).all()
+    found = np.bincount(drawn, minlength=SPELLINGS) / len(drawn)
+    expected = [share, *[(1 - share) / (SPELLINGS - 1)] * (SPELLINGS - 1)]
+    assert np.abs(found - expected).max() < 0.04  # 2,050 draws: standard deviation 0.01
 
 
 def test_two_views_are_two_spellings(store, written):
@@ -229,8 +244,9 @@ def test_a_store_without_extras(tmp_path):
     assert len(store) == 7
     with pytest.raises(ValueError, match="--descriptors"):
         store.descriptors(np.arange(2))
-    with pytest.raises(ValueError, match="--spellings"):
-        BucketedBatches(store, 7, views=2)
+    for choice in ({"views": 2}, {"canonical_share": 0.5}):
+        with pytest.raises(ValueError, match="--spellings"):
+            BucketedBatches(store, 7, **choice)
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ def test_numbers_that_yaml_takes_for_strings(tmp_path):
     assert (recipe.learning_rate, recipe.temperature, recipe.weight_decay) == (1e-3, 1, 0.05)
 
 
+def test_what_may_be_left_open(tmp_path):
+    assert Recipe.load("tiny").canonical_share is None
+    recipe = Recipe.load("tiny", canonical_share=1)
+    assert recipe.canonical_share == 1
+    (tmp_path / "mine.yaml").write_text(recipe.dump())
+    assert Recipe.load(tmp_path / "mine.yaml", canonical_share=None) == Recipe.load("tiny")
+
+
 def test_an_empty_file_is_the_defaults(tmp_path):
     (tmp_path / "mine.yaml").write_text("")
     assert Recipe.load(tmp_path / "mine.yaml") == Recipe()
@@ -98,6 +106,9 @@ def test_what_code_sets_is_checked_as_well():
         ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
         ({"learning_rate": math.nan}, "learning_rate must be at least 0, got nan"),
         ({"seed": -1}, "seed must be at least 0"),
+        ({"canonical_share": 1.5}, r"canonical_share must be in \[0, 1\], got 1.5"),
+        ({"canonical_share": "most"}, "canonical_share must be float, got 'most'"),
+        ({"canonical_share": 0.5, "mode": "canonical"}, "canonical_share is for modes that read random spellings"),
         ({"decay_share": 1.2}, "do not fit into 200 steps; lower warmup_steps or decay_share"),
         ({"steps": 25}, "20 warm-up steps and a decay over 0.3 of the run do not fit into 25 steps"),
         ({"temprature": 1.0, "setps": 3}, "recipe tiny sets unknown setps, temprature; known are size, model"),

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from molcmim import checkpoint, trainer
 from molcmim.cli import app
+from molcmim.evaluation import evaluate
 from molcmim.latent import Posterior
 from molcmim.model import MolCMIMModel
 from molcmim.recipe import Recipe
@@ -85,6 +86,16 @@ def test_the_result_is_a_whole_checkpoint_without_pickles(run, stores):
     assert (facts["steps"], facts["molecules"], facts["resumed_at_step"]) == (STEPS, 8 * STEPS, 0)
     assert Recipe.load(run / "recipe.yaml") == Recipe.load("tiny", **CHOICES)
     assert [path.name for path in sorted(run.glob("checkpoint-*"))] == ["checkpoint-35", "checkpoint-40"]
+
+
+def test_descriptors_are_judged_by_the_training_store(run, stores):
+    log = pd.read_csv(run / "log.csv")
+    seen = evaluate(run / "model", stores[1], progress=False)["descriptor_r2"]
+    assert seen == pytest.approx(log["eval_descriptor_r2"].dropna().iloc[-1], abs=1e-3)
+    train, valid = (trainer.StoreManifest.load(store).descriptor_scale for store in stores)
+    facts = checkpoint.read_record(run / "model")["training"]
+    assert facts["descriptors"] == train._asdict()
+    assert np.abs(np.array(train.mean) - valid.mean).max() > 0.1  # else the two could not be told apart
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_weights(run, stores, tmp_path):
