@@ -135,6 +135,7 @@ def evaluate_checkpoint(
     checkpoint: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")],
     store: Annotated[Path, typer.Argument(help="Token store of molecules it was not trained on.")],
     molecules: Annotated[int | None, typer.Option(help="How many, at random; default: all.")] = None,
+    random_spellings: Annotated[bool, typer.Option(help="Read a random spelling, not the canonical.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write as well.")] = None,
 ) -> None:
     """Measure a checkpoint on held-out molecules: exact reconstruction, bits per character, the latent's shape."""
@@ -142,7 +143,7 @@ def evaluate_checkpoint(
 
     from molcmim.evaluation import evaluate, write_report
 
-    report = evaluate(checkpoint, store, molecules)
+    report = evaluate(checkpoint, store, molecules, random_spellings=random_spellings)
     if output is not None:
         write_report(report, output)
     typer.echo(json.dumps(report, indent=1))

@@ -1,6 +1,7 @@
 """A checkpoint against a token store: the held-out figures of its model card. Knows no training.
 
-The store must have been prepared with the checkpoint's vocabulary; its molecules are read and written canonically.
+The store must have been prepared with the checkpoint's vocabulary; its molecules are written canonically, and
+read so unless random spellings are asked for.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ def evaluate(
     molecules: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
+    random_spellings: bool = False,
 ) -> dict[str, Any]:
     """Measure a checkpoint on held-out molecules.
 
@@ -42,18 +44,21 @@ def evaluate(
         Default: CUDA if there is one, else CPU.
     progress
         Whether to show a progress bar.
+    random_spellings
+        Whether a random spelling of each molecule is read, instead of the canonical one; what is to be written is
+        canonical in any case.
 
     Returns
     -------
     dict
         The fields of :class:`molcmim.metrics.HeldOut`, with the number of molecules and hashes of both sides.
-        Descriptors are standardised as they were in training. None stands for what the
-        checkpoint or the store has not: descriptors, or a decoder that its objective trained.
+        Descriptors are standardised as they were in training. None stands for what the checkpoint or the store has
+        not: descriptors, or a decoder that its objective trained.
 
     Raises
     ------
     ValueError
-        If the store was prepared with another vocabulary.
+        If the store was prepared with another vocabulary, or without the random spellings that are asked for.
     """
     model, tokenizer = checkpoint.load(name_or_path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
     held = TokenStore(store)
@@ -65,7 +70,8 @@ def evaluate(
     record = checkpoint.read_record(checkpoint.resolve(name_or_path))
     objective = record["training"].get("recipe", {}).get("objective", "cmim")
     described = record["training"].get("descriptors")
-    batches = list(held_out_batches(held, molecules, DescriptorScale(**described) if described else None))
+    scale = DescriptorScale(**described) if described else None
+    batches = list(held_out_batches(held, molecules, scale, random_spellings))
     bar = tqdm(batches, disable=not progress)
     metrics = held_out(model, bar, token_characters(tokenizer), OBJECTIVES[objective].decoder).as_dict()
     return {
@@ -73,6 +79,7 @@ def evaluate(
         "weights_sha256": record["weights_sha256"],
         "store_sources": held.manifest.sources,
         "molecules": sum(len(batch["target_ids"]) for batch in batches),
+        "spellings_read": "random" if random_spellings else "canonical",
         **{name: None if math.isnan(value) else value for name, value in metrics.items()},
     }
 

@@ -113,9 +113,12 @@ def held_out(
 
 
 def held_out_batches(
-    store: TokenStore, molecules: int | None = None, scale: DescriptorScale | None = None
+    store: TokenStore,
+    molecules: int | None = None,
+    scale: DescriptorScale | None = None,
+    random_spellings: bool = False,
 ) -> Iterator[dict[str, Tensor]]:
-    """Molecules of a store, canonical in and out.
+    """Molecules of a store, canonical in and out; with `random_spellings` one of the stored random spellings in.
 
     `molecules`, rounded up to whole batches, of them, a random choice that is always the same; default all, in
     batches of similar length.
@@ -123,7 +126,10 @@ def held_out_batches(
     """
     # Sorting by length would make the first few batches a choice of lengths.
     window = 64 if molecules is None else 1
-    batches = BucketedBatches(store, BATCH_SIZE, mode="canonical", drop_last=False, window=window, scale=scale)
+    mode, share = ("invariant", 0.0) if random_spellings else ("canonical", None)
+    batches = BucketedBatches(
+        store, BATCH_SIZE, mode=mode, drop_last=False, window=window, scale=scale, canonical_share=share
+    )
     count = len(batches) if molecules is None else min(-(-molecules // BATCH_SIZE), len(batches))
     return (batches[i] for i in range(count))
 

@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 
 from molcmim import checkpoint, generation
 from molcmim.cli import app
+from molcmim.data import BucketedBatches, TokenStore
 from molcmim.evaluation import evaluate
-from molcmim.prepare import prepare
+from molcmim.featurizer import Featurizer
+from molcmim.prepare import StoreRecipe, prepare
 from molcmim.smiles import canonicalize
 from molcmim.tokenizer import encode, load_tokenizer
 
@@ -51,6 +53,29 @@ def test_command_writes_what_it_prints(store: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text())
     assert report == json.loads(done.stdout[done.stdout.index("{") :])
     assert len(report["weights_sha256"]) == 64
+
+
+def test_random_spellings_in_canonical_out(store: Path) -> None:
+    spelled = StoreRecipe(spellings=3)
+    prepare(
+        [store.with_name("molecules.smi")], store.with_name("spelled"), "smiles", spelled, workers=1, progress=False
+    )
+    report = evaluate("molcmim-small", store.with_name("spelled"), progress=False, random_spellings=True)
+    held = TokenStore(store.with_name("spelled"))
+    tokenizer = load_tokenizer("smiles")
+    batches = BucketedBatches(held, len(MOLECULES), mode="invariant", canonical_share=0.0)
+    ids, order = batches[0]["input_ids"], batches.molecules(0, 0)
+    read = ["".join(tokenizer.convert_ids_to_tokens([i for i in row if i > 2])) for row in ids.tolist()]
+    canonical, _ = canonicalize(MOLECULES)
+    assert sum(spelling != canonical[row] for spelling, row in zip(read, order, strict=True)) >= len(read) - 2
+    assert canonicalize(read)[0] == [canonical[row] for row in order]
+    model = Featurizer.from_pretrained("molcmim-small")
+    mu = model.featurize(read, canonicalize=False)
+    written = generation.decode(mu)["smiles"]
+    exact = [back == canonical[row] for back, row in zip(written, order, strict=True)]
+    assert report["exact_reconstruction"] == pytest.approx(np.mean(exact))
+    with pytest.raises(ValueError, match="needs random spellings"):
+        evaluate("molcmim-small", store, progress=False, random_spellings=True)
 
 
 def test_foreign_vocabulary_is_refused(store: Path) -> None:
