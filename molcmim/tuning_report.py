@@ -1,7 +1,7 @@
 """A table of measured values -> a fine-tuned model's folder with what is to be said about it. Trains nothing itself.
 
-Beside the model the folder holds ``predictions.csv`` (every row of the table, with its part), ``metrics.csv``,
-``learning.png``, for numbers ``parity.png``, and for ensembles of them ``calibration.png``.
+Beside the model the folder holds ``predictions.csv`` (the table as it was, with each row's part and prediction),
+``metrics.csv``, ``learning.png``, for numbers ``parity.png``, and for ensembles of them ``calibration.png``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from jaxtyping import Float, Float64, Shaped
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
 
 from molcmim import calibration, datasets, plots, smiles
 from molcmim.datasets import Audit, Split
 from molcmim.downstream import rmse
-from molcmim.files import atomic_path
+from molcmim.files import atomic_path, read_chunks
 from molcmim.finetune import Choices, finetune
 from molcmim.tuned import PropertyModel
 
@@ -34,7 +35,7 @@ class Report:
     model : PropertyModel
         As saved.
     predictions : DataFrame
-        The table's rows: smiles, part, the targets as measured, what the model predicts, error.
+        The table, all its columns as they were, and after them part, what the model predicts, error.
     metrics : DataFrame
         A row for each target and part.
     audits : dict
@@ -84,11 +85,15 @@ def finetune_table(
     Raises
     ------
     OSError, ValueError
-        If the file, a column or a part cannot be used.
+        If the file, a column or a part cannot be used, or the table has columns that the predictions add.
     """
     if Path(output).exists() and not (Path(output) / "finetuned.json").is_file():
         raise FileExistsError(f"{output} exists and is no fine-tuned model; name another folder")
     frame = datasets.load_csv(path, column, list(targets), labels=classify)
+    predictions = pa.concat_tables([chunk.table for chunk in read_chunks(path, column)]).to_pandas()
+    added = tuple(f"{target}_{what}" for target in targets for what in ("predicted", "std", "probability"))
+    if taken := [name for name in predictions if name in ("part", "error") or name.startswith(added)]:
+        raise ValueError(f"{path} has columns that the predictions add: {', '.join(taken)}; rename them first")
     _, reasons = smiles.canonicalize(frame["smiles"])
     unknown = frame[list(targets)].isna().all(axis=1)
     reasons = ["no value" if r is None and empty else r for r, empty in zip(reasons, unknown, strict=True)]
@@ -114,8 +119,7 @@ def finetune_table(
     }
     model.training["table"] = said
     folder = model.save(output)
-    predictions = frame.copy()
-    predictions.insert(1, "part", pd.Series(dtype=object))
+    predictions["part"] = pd.Series(dtype=object)
     for part, inside in zip(PARTS, parts, strict=True):
         predictions.loc[rows[inside], "part"] = part
     for i, name in enumerate(model.columns):

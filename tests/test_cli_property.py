@@ -60,11 +60,14 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     assert table["error"][5] == "no value"
     assert table["part"].value_counts().to_dict() == {"train": 36, "valid": 5, "test": 5}
     assert table.columns.tolist() == [
-        "smiles", "part", "logP", "double", "logP_predicted", "double_predicted", "logP_std", "double_std", "error"
+        "name", "SMILES", "logP", "double", "part",
+        "logP_predicted", "double_predicted", "logP_std", "double_std", "error",
     ]  # fmt: skip
+    given = pd.read_csv(folder / "data.csv")
+    pd.testing.assert_frame_equal(table[given.columns], given)
     good = table[table["error"].isna()]
-    predicted = PropertyModel.load(model, "cpu").predict(good["smiles"])
-    np.testing.assert_allclose(good[table.columns[4:8]], predicted, atol=1e-4)
+    predicted = PropertyModel.load(model, "cpu").predict(good["SMILES"])
+    np.testing.assert_allclose(good[table.columns[5:9]], predicted, atol=1e-4)
     metrics = pd.read_csv(model / "metrics.csv").set_index(["target", "part"])
     test = good[good["part"] == "test"].dropna(subset="double")
     assert metrics.loc[("double", "test"), "n"] == len(test)
@@ -175,6 +178,9 @@ def test_finetune_refuses_what_cannot_work(folder: Path, tmp_path: Path, tiny_ch
     refused("unknown split 'time'", "--target", "logP", "-o", tmp_path / "m", "--split", "time")
     (tmp_path / "thesis").mkdir()
     refused("is no fine-tuned model; name another folder", "--target", "logP", "-o", tmp_path / "thesis")
+    run = command("finetune", folder / "model" / "predictions.csv", "--target", "logP", "-o", tmp_path / "m")
+    assert run.exit_code == 1
+    assert "that the predictions add: part, logP_predicted, logP_std, error; rename them first" in run.stderr
     refused("embedding must be one of", "--target", "logP", "-o", tmp_path / "m", "--embedding", "x")
 
 
