@@ -51,6 +51,7 @@ def _draw(log: pd.DataFrame, path: Path) -> None:
                 axes.plot(points["step"], points[name], label=name, marker="." if name.startswith("eval") else None)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
+        axes.locator_params(axis="x", nbins=6)  # more, and the labels of a long run touch
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend(fontsize=8)
