@@ -21,7 +21,7 @@ import pandas as pd
 from jaxtyping import Int64
 
 from molcmim import smiles
-from molcmim.files import atomic_path, read_chunks
+from molcmim.files import Chunk, atomic_path, read_chunks
 from molcmim.smiles import BadMolecule, MoleculeError
 
 
@@ -161,17 +161,13 @@ def load_csv(
         As :func:`molcmim.files.read_chunks`; ValueError also for a missing target column, or for a value that
         is no finite number, with its row.
     """
-    return _frame(path, smiles_column, target_columns, labels=labels)
+    return frame_of(list(read_chunks(path, smiles_column)), path, target_columns, labels)
 
 
-def _frame(
-    path: str | os.PathLike[str],
-    column: str | None,
-    targets: str | Sequence[str],
-    format: str | None = None,
-    labels: bool = False,
+def frame_of(
+    chunks: Sequence[Chunk], path: str | os.PathLike[str], targets: str | Sequence[str], labels: bool = False
 ) -> pd.DataFrame:
-    chunks = list(read_chunks(path, column, format))
+    """Do what :func:`load_csv` does, with all chunks of a file that is read already; `path` is for messages."""
     present = chunks[0].table.column_names
     names = {targets: "y"} if isinstance(targets, str) else {target: target for target in targets}
     if missing := [target for target in names if target not in present]:
@@ -208,8 +204,8 @@ def _number(field: object, where: str) -> float:
 
 
 def _read(path: Path, target: str, format: str | None = None) -> pd.DataFrame:
-    columns = next(read_chunks(path, format=format, chunk_rows=1)).table.column_names
-    frame = _frame(path, None, "y" if "y" in columns else target, format)
+    chunks = list(read_chunks(path, format=format))
+    frame = frame_of(chunks, path, "y" if "y" in chunks[0].table.column_names else target)
     if unknown := np.flatnonzero(frame["y"].isna()).tolist():
         raise ValueError(f"{path}: no value in row(s) {', '.join(map(str, unknown))}; restore the file")
     return frame

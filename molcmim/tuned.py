@@ -76,6 +76,16 @@ class Task:
         return len(self.classes) if self.kind == "multiclass" else len(self.targets)
 
 
+def output_columns(kind: str, targets: Sequence[str], classes: Sequence[Any], spread: bool) -> list[str]:
+    """Names of predictions: of targets, or classes, and with `spread` of the uncertainties of an ensemble."""
+    if kind == "regression":
+        return [f"{target}_predicted" for target in targets] + [f"{target}_std" for target in targets if spread]
+    if kind == "binary":
+        of = "" if list(classes) in ([], [0, 1]) else f"_{classes[1]}"
+        return [f"{target}_probability{of}" for target in targets]
+    return [f"{targets[0]}_probability_{label}" for label in classes]
+
+
 class PropertyModel:
     """A fine-tuned model: molecules -> properties.
 
@@ -112,15 +122,8 @@ class PropertyModel:
 
     @property
     def columns(self) -> list[str]:
-        """Names of what :meth:`outputs` returns: targets, or classes, and of an ensemble the uncertainties."""
-        task = self.task
-        if task.kind == "regression":
-            spread = [f"{target}_std" for target in task.targets] if task.spread else []
-            return [f"{target}_predicted" for target in task.targets] + spread
-        if task.kind == "binary":
-            of = "" if task.classes in ([], [0, 1]) else f"_{task.classes[1]}"
-            return [f"{target}_probability{of}" for target in task.targets]
-        return [f"{task.targets[0]}_probability_{label}" for label in task.classes]
+        """Names of what :meth:`outputs` returns."""
+        return output_columns(self.task.kind, self.task.targets, self.task.classes, bool(self.task.spread))
 
     def speller(self) -> Speller:
         """How molecules are read for this model; picklable."""

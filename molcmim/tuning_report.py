@@ -22,7 +22,7 @@ from molcmim.datasets import Audit, Split
 from molcmim.downstream import rmse
 from molcmim.files import atomic_path, read_chunks
 from molcmim.finetune import Choices, finetune
-from molcmim.tuned import PropertyModel
+from molcmim.tuned import PropertyModel, output_columns
 
 PARTS = ("train", "valid", "test")
 
@@ -89,11 +89,8 @@ def finetune_table(
     """
     if Path(output).exists() and not (Path(output) / "finetuned.json").is_file():
         raise FileExistsError(f"{output} exists and is no fine-tuned model; name another folder")
-    frame = datasets.load_csv(path, column, list(targets), labels=classify)
-    predictions = pa.concat_tables([chunk.table for chunk in read_chunks(path, column)]).to_pandas()
-    added = tuple(f"{target}_{what}" for target in targets for what in ("predicted", "std", "probability"))
-    if taken := [name for name in predictions if name in ("part", "error") or name.startswith(added)]:
-        raise ValueError(f"{path} has columns that the predictions add: {', '.join(taken)}; rename them first")
+    chunks = list(read_chunks(path, column))
+    frame = datasets.frame_of(chunks, path, list(targets), classify)
     _, reasons = smiles.canonicalize(frame["smiles"])
     unknown = frame[list(targets)].isna().all(axis=1)
     reasons = ["no value" if r is None and empty else r for r, empty in zip(reasons, unknown, strict=True)]
@@ -103,6 +100,11 @@ def finetune_table(
     good = frame.iloc[rows].reset_index(drop=True)
     parts = datasets.split(good, split, seed)
     kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
+    predictions = pa.concat_tables([chunk.table for chunk in chunks]).to_pandas()
+    spread = choices is not None and choices.ensemble > 1
+    added = {"part", *output_columns(kind, targets, classes, spread), "error"}
+    if taken := [name for name in predictions if name in added]:
+        raise ValueError(f"{path} has columns that the predictions add: {', '.join(taken)}; rename them first")
     good[list(targets)] = values
     molecules = good["smiles"].to_numpy(object)
     model = finetune(

@@ -180,7 +180,7 @@ def test_finetune_refuses_what_cannot_work(folder: Path, tmp_path: Path, tiny_ch
     refused("is no fine-tuned model; name another folder", "--target", "logP", "-o", tmp_path / "thesis")
     run = command("finetune", folder / "model" / "predictions.csv", "--target", "logP", "-o", tmp_path / "m")
     assert run.exit_code == 1
-    assert "that the predictions add: part, logP_predicted, logP_std, error; rename them first" in run.stderr
+    assert "that the predictions add: part, logP_predicted, error; rename them first" in run.stderr
     refused("embedding must be one of", "--target", "logP", "-o", tmp_path / "m", "--embedding", "x")
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import math
 import pickle
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rdkit import Chem
-from rdkit.Chem import Descriptors
+from rdkit.Chem import AllChem, Descriptors
 
 from molcmim import smiles
 from molcmim.smiles import BadMolecule, MoleculeError
@@ -200,3 +201,14 @@ def test_fingerprints_are_rdkits() -> None:
     assert rdkit2d[:, names.index("Ipc")].max() == smiles.LARGEST_FEATURE
     with pytest.raises(ValueError, match="unknown fingerprint 'ecfp'; known are morgan, rdkit2d, maccs"):
         smiles.fingerprints(molecules, "ecfp")
+
+
+def test_similarity_is_shared_bits_over_all_bits():
+    def bits(molecule):
+        return set(AllChem.GetMorganFingerprintAsBitVect(Chem.MolFromSmiles(molecule), 2, 2048).GetOnBits())
+
+    expected = [len(bits(ASPIRIN) & bits(other)) / len(bits(ASPIRIN) | bits(other)) for other in DRUGS]
+    found = smiles.similarities(ASPIRIN, [*DRUGS, None, ASPIRIN])
+    np.testing.assert_allclose(found[:-2], expected)
+    assert math.isnan(found[-2])
+    assert found[-1] == 1

@@ -7,11 +7,13 @@ import json
 
 import numpy as np
 import pytest
+import selfies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem
 from transformers import AutoTokenizer
 
+from molcmim import smiles
 from molcmim import tokenizer as tk
 
 HASHES = {
@@ -218,3 +220,16 @@ def test_another_tokenizer_is_refused(tmp_path):
     path.write_text(json.dumps(parts))
     with pytest.raises(ValueError, match="not a molcmim tokenizer"):
         tk.load_tokenizer(tmp_path)
+
+
+def test_selfies_of_any_symbols_can_be_read():
+    symbols = [token for token in tk.load_tokenizer("selfies").get_vocab() if token[0] == "[" and len(token) > 1]
+    rng = np.random.default_rng(0)
+    strings = ["".join(rng.choice(symbols, rng.integers(1, 40))) for _ in range(1000)]
+    before = selfies.get_semantic_constraints()
+    read = [tk.selfies_to_smiles(string) for string in strings]
+    assert selfies.get_semantic_constraints() == before
+    assert any("Si" in string for string in read)
+    _, reasons = smiles.canonicalize(read)
+    assert set(reasons) <= {None, "empty string"}
+    assert reasons.count(None) > 950
