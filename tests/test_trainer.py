@@ -98,6 +98,20 @@ def test_descriptors_are_judged_by_the_training_store(run, stores):
     assert np.abs(np.array(train.mean) - valid.mean).max() > 0.1  # else the two could not be told apart
 
 
+def test_always_the_canonical_spelling_is_the_canonical_mode(stores, tmp_path):
+    def weights(name, **choices):
+        short = {**CHOICES, "steps": 8, "evaluate_every": 8, **choices}
+        return load_file(pretrain(*stores, tmp_path / name, Recipe.load("tiny", **short)) / "model.safetensors")
+
+    canonical, always, drawn = weights("a", mode="canonical"), weights("b", canonical_share=1.0), weights("c")
+    assert all(torch.equal(weight, always[name]) for name, weight in canonical.items())
+    assert not all(torch.equal(weight, drawn[name]) for name, weight in canonical.items())
+    # It may change within a run: what was trained is gone on with.
+    pretrain(*stores, tmp_path / "c", Recipe.load("tiny", **{**CHOICES, "steps": 12, "canonical_share": 0.75}))
+    facts = checkpoint.read_record(tmp_path / "c" / "model")["training"]
+    assert (facts["resumed_at_step"], facts["recipe"]["canonical_share"]) == (8, 0.75)
+
+
 def test_killed_at_any_moment_it_ends_with_the_same_weights(run, stores, tmp_path):
     output = tmp_path / "run"
     (tmp_path / "mine.yaml").write_text(Recipe.load("tiny", **CHOICES).dump())
