@@ -192,7 +192,8 @@ def as_table(description: Mapping[str, Any], indent: str = "") -> str:
         if isinstance(value, Mapping) and value:
             lines += [label, as_table(value, indent + "  ")]
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            lines += [label, *(f"{indent}  {'  '.join(map(str, entry.values()))}" for entry in value)]
+            facts = ("  ".join(f"{name.replace('_', ' ')} {fact}" for name, fact in entry.items()) for entry in value)
+            lines += [label, *(f"{indent}  {line}" for line in facts)]
         elif isinstance(value, list) and len(value) > 8:
             lines.append(f"{label:<26}{value[0]}, {value[1]}, ... ({len(value)}; all with --json)")
         else:

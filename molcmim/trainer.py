@@ -1,8 +1,8 @@
 """Pretraining, thin on transformers' Trainer: ours are the loss, the batches, the metrics and what a crash leaves.
 
-A run is a folder: ``recipe.yaml``, ``checkpoint-<step>/`` (weights, optimizer, schedule, random states), TensorBoard
-files, ``log.csv``, ``curves.png`` and, at the end, ``model/``. All state is in the checkpoints: the same command goes
-on from the newest whole one, and on CPU ends with bit-identical weights.
+A run is a folder: ``recipe.yaml``, ``stages.json``, ``checkpoint-<step>/`` (weights, optimizer, schedule, random
+states), TensorBoard files, ``log.csv``, ``curves.png`` and, at the end, ``model/``. All state is in the checkpoints:
+the same command goes on from the newest whole one, and on CPU ends with bit-identical weights.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from molcmim import checkpoint
 from molcmim.config import MolCMIMConfig
 from molcmim.contrastive import Views
 from molcmim.curves import write_curves, write_log
-from molcmim.data import PAD_MULTIPLE, BucketedBatches, StoreManifest, TokenStore
+from molcmim.data import PAD_MULTIPLE, BucketedBatches, TokenStore
 from molcmim.files import atomic_path
 from molcmim.latent import Posterior
 from molcmim.metrics import held_out, held_out_batches, peak_flops, token_characters, training_flops
@@ -47,6 +47,7 @@ from molcmim.preflight import check_compiler, check_continues, check_stores
 from molcmim.progress import Progress
 from molcmim.ranks import gather_ranks
 from molcmim.recipe import Recipe
+from molcmim.stages import begin_stage, changes, origin
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 
 WHOLE = "whole"
@@ -310,8 +311,10 @@ def pretrain(
         token_characters(tokenizer),
     )
     set_seed(recipe.seed + arguments.process_index)  # one start for all ranks, but noise of its own for each
+    started_at = int(newest.name.rpartition("-")[2]) if newest else 0
     if trainer.is_world_process_zero():
         _remember_recipe(output, recipe)
+        stages = begin_stage(output, started_at, recipe, manifest)
         _remove_unfinished(output)
     if newest and trainer.moving is not None:
         trainer.moving.load(newest / MOVING_AVERAGE)
@@ -321,23 +324,18 @@ def pretrain(
             "recipe": dataclasses.asdict(recipe),
             "steps": done.global_step,
             "molecules": done.global_step * recipe.batch_size,
-            "resumed_at_step": int(newest.name.rpartition("-")[2]) if newest else 0,
+            "resumed_at_step": started_at,
             "seconds_since_resumed": round(done.metrics["train_runtime"]),
             "world_size": arguments.world_size,
-            "store": _origin(manifest),
-            "valid": _origin(valid_store.manifest),
+            "stages": changes(stages),
+            "store": origin(manifest),
+            "valid": origin(valid_store.manifest),
             "descriptors": manifest.descriptor_scale._asdict() if recipe.chemistry_factor else None,
         }
         dtype = "bfloat16" if recipe.precision == "bf16" else "float32"  # what it was trained in is what is kept
         checkpoint.write(model, tokenizer, output / "model", facts, dtype)
     trainer.accelerator.wait_for_everyone()
     return output / "model"
-
-
-def _origin(store: StoreManifest) -> dict[str, Any]:
-    """Say what a store was made of."""
-    kept = ("num_molecules", "spellings", "joined", "rejected", "sources", "settings")
-    return {name: getattr(store, name) for name in kept}
 
 
 def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:

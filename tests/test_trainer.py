@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from molcmim import checkpoint, trainer
 from molcmim.cli import app
+from molcmim.data import StoreManifest
 from molcmim.evaluation import evaluate
 from molcmim.latent import Posterior
 from molcmim.model import MolCMIMModel
@@ -92,7 +93,7 @@ def test_descriptors_are_judged_by_the_training_store(run, stores):
     log = pd.read_csv(run / "log.csv")
     seen = evaluate(run / "model", stores[1], progress=False)["descriptor_r2"]
     assert seen == pytest.approx(log["eval_descriptor_r2"].dropna().iloc[-1], abs=1e-3)
-    train, valid = (trainer.StoreManifest.load(store).descriptor_scale for store in stores)
+    train, valid = (StoreManifest.load(store).descriptor_scale for store in stores)
     facts = checkpoint.read_record(run / "model")["training"]
     assert facts["descriptors"] == train._asdict()
     assert np.abs(np.array(train.mean) - valid.mean).max() > 0.1  # else the two could not be told apart
@@ -110,6 +111,10 @@ def test_always_the_canonical_spelling_is_the_canonical_mode(stores, tmp_path):
     pretrain(*stores, tmp_path / "c", Recipe.load("tiny", **{**CHOICES, "steps": 12, "canonical_share": 0.75}))
     facts = checkpoint.read_record(tmp_path / "c" / "model")["training"]
     assert (facts["resumed_at_step"], facts["recipe"]["canonical_share"]) == (8, 0.75)
+    assert facts["stages"] == [
+        {"from_step": 0, "canonical_share": None, "steps": 8, "evaluate_every": 8},
+        {"from_step": 8, "canonical_share": 0.75, "steps": 12, "evaluate_every": 20},
+    ]
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_weights(run, stores, tmp_path):
@@ -242,7 +247,7 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path, train, valid, ch
 
 
 def test_random_spellings_must_be_there(tmp_path, monkeypatch, stores):
-    manifest = trainer.StoreManifest.load(stores[0])
+    manifest = StoreManifest.load(stores[0])
     monkeypatch.setattr(trainer.TokenStore, "__init__", lambda self, path: setattr(self, "manifest", manifest))
     object.__setattr__(manifest, "spellings", 1)
     with pytest.raises(ValueError, match="mode 'invariant' needs random spellings in the store"):
