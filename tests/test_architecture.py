@@ -31,7 +31,7 @@ FLOORS = (
     {"data", "generation_plots", "model", "oracles", "reading"},
     {"prepare", "recipe", "checkpoint", "spelling", "optimizer", "moving_average", "decoding", "search_log"},
     {"featurizer"},
-    {"metrics", "datasets", "loaded", "onnx", "preflight", "property_network"},
+    {"metrics", "datasets", "loaded", "onnx", "preflight", "property_network", "stages"},
     {"tuned", "warm_start"},
     {"trainer", "downstream", "mapping", "retrieval", "speed", "space", "evaluation", "bulk"},
     {"finetune", "merit", "optimization"},

@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from molcmim.config import MolCMIMConfig
 from molcmim.contrastive import Views
+from molcmim.data import StoreManifest
 from molcmim.decoder import Decoder
 from molcmim.latent import Posterior
 from molcmim.metrics import effective_rank
@@ -250,7 +251,7 @@ def test_both_views_are_read_as_they_are_one_by_one():
 def test_a_store_without_random_spellings_is_refused(tmp_path, monkeypatch, stores, objective, store, choices, message):
     from molcmim import trainer
 
-    manifest = trainer.StoreManifest.load(stores[0])
+    manifest = StoreManifest.load(stores[0])
     monkeypatch.setattr(trainer.TokenStore, "__init__", lambda self, path: setattr(self, "manifest", manifest))
     for name, value in store.items():
         object.__setattr__(manifest, name, value)
