@@ -151,3 +151,15 @@ def test_info(tiny_checkpoint: Path) -> None:
     missing = CliRunner().invoke(app, ["info", "nowhere"])
     assert missing.exit_code == 1
     assert missing.stderr.startswith("molcmim: no checkpoint 'nowhere'; looked at\n")
+
+
+def test_the_table_names_each_fact() -> None:
+    stages = [{"from_step": 0, "steps": 300}, {"from_step": 300, "steps": 400}]
+    lines = checkpoint.as_table({"steps": 400, "training": {"stages": stages}}).splitlines()
+    assert lines == [
+        f"{'steps':<26}400",
+        "training",
+        "  stages",
+        "    from step 0  steps 300",
+        "    from step 300  steps 400",
+    ]

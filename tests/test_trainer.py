@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import re
@@ -27,6 +28,7 @@ from molcmim.evaluation import evaluate
 from molcmim.latent import Posterior
 from molcmim.model import MolCMIMModel
 from molcmim.recipe import Recipe
+from molcmim.stages import STAGES
 from molcmim.trainer import WHOLE, newest_whole_checkpoint, pretrain
 
 STEPS = 40
@@ -85,7 +87,10 @@ def test_the_result_is_a_whole_checkpoint_without_pickles(run, stores):
     assert (model.config.latent_dim, model.config.width, model.config.num_descriptors) == (32, 32, 3)
     facts = checkpoint.read_record(run / "model")["training"]
     assert (facts["steps"], facts["molecules"], facts["resumed_at_step"]) == (STEPS, 8 * STEPS, 0)
-    assert Recipe.load(run / "recipe.yaml") == Recipe.load("tiny", **CHOICES)
+    assert (facts["store"]["num_molecules"], facts["valid"]["num_molecules"]) == (40, 8)
+    (stage,) = json.loads((run / STAGES).read_text())
+    assert (facts["stages"], stage["store"]) == ([{"from_step": 0}], facts["store"])
+    assert Recipe.load(run / "recipe.yaml") == Recipe(**stage["recipe"]) == Recipe.load("tiny", **CHOICES)
     assert [path.name for path in sorted(run.glob("checkpoint-*"))] == ["checkpoint-35", "checkpoint-40"]
 
 
