@@ -1,10 +1,11 @@
-"""Tensors of all processes of a data-parallel run, with gradients. Knows nothing of what they mean.
+"""Tensors of all processes of a data-parallel run, with gradients, and its end. Knows nothing of what they mean.
 
 Shapes: b batch, n batch over all ranks, z features.
 """
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 import torch
@@ -22,6 +23,20 @@ def gather_ranks(z: Float[Tensor, "b z"]) -> tuple[Float[Tensor, "n z"] | None, 
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return None, 0
     return _Gather.apply(z), dist.get_rank() * len(z)
+
+
+def leave_at_exit() -> None:
+    """Have this process leave its group before Python ends: one that does not is aborted by its threads now and then.
+
+    To be called when training has succeeded: a rank that left while others still gather would make them wait. What
+    aborts without it is told in https://github.com/pytorch/pytorch/issues/190489.
+    """
+    atexit.register(_leave)  # several times do no harm
+
+
+def _leave() -> None:
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 class _Gather(torch.autograd.Function):

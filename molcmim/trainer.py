@@ -45,7 +45,7 @@ from molcmim.objectives import OBJECTIVES, Sample, log_p_descriptors
 from molcmim.optimizer import build_optimizer
 from molcmim.preflight import check_compiler, check_continues, check_stores
 from molcmim.progress import Progress
-from molcmim.ranks import gather_ranks
+from molcmim.ranks import gather_ranks, leave_at_exit
 from molcmim.recipe import Recipe
 from molcmim.stages import begin_stage, changes, origin
 from molcmim.tokenizer import load_tokenizer, vocab_hash
@@ -335,6 +335,7 @@ def pretrain(
         dtype = "bfloat16" if recipe.precision == "bf16" else "float32"  # what it was trained in is what is kept
         checkpoint.write(model, tokenizer, output / "model", facts, dtype)
     trainer.accelerator.wait_for_everyone()
+    leave_at_exit()
     return output / "model"
 
 
