@@ -101,6 +101,9 @@ def pretrain_model(
     objective: Annotated[
         str | None, typer.Option(help="In place of the recipe's: cmim, mim, vae, infonce, minc, ...")
     ] = None,
+    start: Annotated[
+        str | None, typer.Option(help="Checkpoint of the same model, whose weights training begins with.")
+    ] = None,
     choices: Annotated[
         list[str] | None,
         typer.Option(
@@ -125,8 +128,7 @@ def pretrain_model(
         if not equals:
             raise typer.BadParameter(f"{choice!r} is not of the form KEY=VALUE", param_hint="--set")
         overrides[key] = yaml.safe_load(value)
-    if objective is not None:
-        overrides["objective"] = objective
+    overrides |= {key: value for key, value in (("objective", objective), ("start", start)) if value is not None}
     typer.echo(pretrain(store, valid, output, Recipe.load(recipe, **overrides)))
 
 

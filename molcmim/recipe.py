@@ -32,6 +32,9 @@ class Recipe:
         Named size of the model, see ``molcmim.config.SIZES``.
     model : dict
         Single settings of ``MolCMIMConfig`` that differ from the named size.
+    start : str, optional
+        Name or folder of a checkpoint of the same model, whose weights training begins with; its optimizer and
+        schedule are new. Default: random weights.
     objective : str
         Name in ``molcmim.objectives.OBJECTIVES``.
     temperature, reduction, positive, beta
@@ -73,6 +76,7 @@ class Recipe:
 
     size: str = "small"
     model: dict[str, Any] = field(default_factory=dict)
+    start: str | None = None
     objective: str = "cmim"
     temperature: float = 1.0
     reduction: str = "mean"

@@ -1,21 +1,64 @@
-"""What a pretraining run was trained by and on, from which step: a run may go on by other choices. Trains nothing."""
+"""What a pretraining run began with, and was trained by and on from which step: it may go on by other choices.
+
+Trains nothing.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+from molcmim import checkpoint
+from molcmim.config import MolCMIMConfig
 from molcmim.data import StoreManifest
 from molcmim.files import atomic_path
+from molcmim.model import MolCMIMModel
 from molcmim.recipe import Recipe
 
 STAGES = "stages.json"
 
 
-def begin_stage(run: Path, step: int, recipe: Recipe, store: StoreManifest) -> list[dict[str, Any]]:
+def load_start(model: MolCMIMModel, start: str) -> dict[str, Any]:
+    """Give a model the weights of a checkpoint.
+
+    Parameters
+    ----------
+    model : MolCMIMModel
+        Of the checkpoint's configuration; dropout may differ, as no weight depends on it.
+    start : str
+        Name or folder of the checkpoint.
+
+    Returns
+    -------
+    dict
+        What the checkpoint is: hash of its weights, molecules and steps it was trained for, its store, its own start.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As :func:`molcmim.checkpoint.load`, and if the configurations differ: each setting is named.
+    """
+    loaded, _ = checkpoint.load(start)
+    settings = [name for name in inspect.signature(MolCMIMConfig).parameters if name not in ("dropout", "kwargs")]
+    pairs = [(name, getattr(loaded.config, name), getattr(model.config, name)) for name in settings]
+    if differ := [f"{name} {theirs!r}, the run {ours!r}" for name, theirs, ours in pairs if theirs != ours]:
+        raise ValueError(
+            f"training cannot start from {start}: it has {'; '.join(differ)}. Size and settings must be the "
+            "checkpoint's, and so must the store's tokenizer, length and descriptors"
+        )
+    model.load_state_dict(loaded.state_dict())
+    record = checkpoint.read_record(checkpoint.resolve(start))
+    kept = ("steps", "molecules", "store", "start")
+    return {"weights_sha256": record["weights_sha256"]} | {name: record["training"].get(name) for name in kept}
+
+
+def begin_stage(
+    run: Path, step: int, recipe: Recipe, store: StoreManifest, start: dict[str, Any] | None = None
+) -> list[dict[str, Any]]:
     """Record that training goes on from `step` by this recipe, on this store.
 
     Parameters
@@ -28,11 +71,13 @@ def begin_stage(run: Path, step: int, recipe: Recipe, store: StoreManifest) -> l
         Every choice.
     store : StoreManifest
         What is trained on.
+    start : dict, optional
+        What :func:`load_start` returned, where weights were loaded: at step 0.
 
     Returns
     -------
     list of dict
-        The stages so far, each with ``from_step``, ``recipe`` and ``store``.
+        The stages so far, each with ``from_step``, ``recipe`` and ``store``, the first one with ``start``.
     """
     path = run / STAGES
     stages = json.loads(path.read_text()) if path.exists() else []
@@ -41,7 +86,7 @@ def begin_stage(run: Path, step: int, recipe: Recipe, store: StoreManifest) -> l
     if stages and stages[-1]["store"] != stage["store"]:
         warnings.warn(f"{run} goes on from step {step} on another store than it was trained on so far", stacklevel=2)
     if not stages or any(stages[-1][name] != now for name, now in stage.items()):
-        stages.append({"from_step": step, **stage})
+        stages.append({"from_step": step, **stage} if stages else {"from_step": step, "start": start, **stage})
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(stages, indent=1) + "\n")
     return stages

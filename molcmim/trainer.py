@@ -47,7 +47,7 @@ from molcmim.preflight import check_compiler, check_continues, check_stores
 from molcmim.progress import Progress
 from molcmim.ranks import gather_ranks, leave_at_exit
 from molcmim.recipe import Recipe
-from molcmim.stages import begin_stage, changes, origin
+from molcmim.stages import begin_stage, changes, load_start, origin
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 
 WHOLE = "whole"
@@ -256,7 +256,8 @@ def pretrain(
     Raises
     ------
     ValueError
-        If stores and recipe do not fit together, or `output` holds a run that this one does not continue.
+        If stores, recipe and the checkpoint to start from do not fit together, or `output` holds a run that this
+        one does not continue.
     """
     output = Path(output)
     train_store, valid_store = TokenStore(store), TokenStore(valid)
@@ -285,6 +286,7 @@ def pretrain(
     check_continues(output, newest, recipe, config)
     set_seed(recipe.seed)
     model = MolCMIMModel(config)
+    start = load_start(model, recipe.start) if recipe.start and newest is None else None
     if recipe.compile:
         check_compiler()
         model.compile_layers()
@@ -314,7 +316,7 @@ def pretrain(
     started_at = int(newest.name.rpartition("-")[2]) if newest else 0
     if trainer.is_world_process_zero():
         _remember_recipe(output, recipe)
-        stages = begin_stage(output, started_at, recipe, manifest)
+        stages = begin_stage(output, started_at, recipe, manifest, start)
         _remove_unfinished(output)
     if newest and trainer.moving is not None:
         trainer.moving.load(newest / MOVING_AVERAGE)
@@ -327,6 +329,7 @@ def pretrain(
             "resumed_at_step": started_at,
             "seconds_since_resumed": round(done.metrics["train_runtime"]),
             "world_size": arguments.world_size,
+            "start": stages[0]["start"],
             "stages": changes(stages),
             "store": origin(manifest),
             "valid": origin(valid_store.manifest),

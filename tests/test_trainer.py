@@ -169,6 +169,45 @@ def test_a_finished_run_is_not_trained_again_but_can_go_on(run, stores, tmp_path
     assert (again / "model" / "model.safetensors").read_bytes() != weights
 
 
+def test_training_starts_with_the_weights_of_a_checkpoint(run, stores, tmp_path):
+    start, output = tmp_path / "start", tmp_path / "run"
+    shutil.copytree(run / "model", start)
+    still = {**CHOICES, "start": str(start), "steps": 5, "decay_share": 0.0, "learning_rate": 0.0, "model.dropout": 0.1}
+    pretrain(*stores, output, Recipe.load("tiny", **still))
+    before, after = (load_file(folder / "model.safetensors") for folder in (start, output / "model"))
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    shutil.rmtree(start)  # once a run has begun, its own checkpoints are all it needs
+    pretrain(*stores, output, Recipe.load("tiny", **{**still, "steps": 6}))
+    facts, before = (checkpoint.read_record(folder / "model") for folder in (output, run))
+    assert facts["training"]["start"] == {
+        "weights_sha256": before["weights_sha256"],
+        "steps": STEPS,
+        "molecules": 8 * STEPS,
+        "store": before["training"]["store"],
+        "start": None,
+    }
+    assert facts["training"]["stages"] == [{"from_step": 0, "steps": 5}, {"from_step": 5, "steps": 6}]
+    with pytest.raises(ValueError, match="holds a run with another start; use its"):
+        pretrain(*stores, output, Recipe.load("tiny", **{**still, "start": None}))
+    with pytest.raises(FileNotFoundError, match="start"):
+        pretrain(*stores, tmp_path / "new", Recipe.load("tiny", **still))
+
+
+@pytest.mark.parametrize(
+    ("choices", "differ"),
+    [
+        ({"model.latent_dim": 8, "model.heads": 2}, "it has heads 4, the run 2; latent_dim 32, the run 8. Size"),
+        ({"posterior": "learned"}, "it has posterior 'sampled', the run 'learned'. Size"),
+        ({"chemistry_factor": False}, "it has num_descriptors 3, the run 0. Size"),
+    ],
+)
+def test_training_does_not_start_with_another_model(run, stores, tmp_path, choices, differ):
+    recipe = Recipe.load("tiny", **{**CHOICES, "start": str(run / "model"), **choices})
+    with pytest.raises(ValueError, match=f"cannot start from {re.escape(recipe.start)}: {differ}"):
+        pretrain(*stores, tmp_path / "run", recipe)
+    assert not (tmp_path / "run").exists()
+
+
 RANK = """
 import atexit, os, sys
 import torch.distributed as dist
@@ -287,8 +326,8 @@ def test_command_line(stores, tmp_path, monkeypatch):
     (arguments,) = seen
     assert arguments[:3] == (*stores, tmp_path)
     assert arguments[3] == Recipe.load("tiny", steps=50, compile=True, **{"model.width": 128})
-    CliRunner().invoke(app, [*command, "--objective", "vae", "--set", "posterior=learned"])
-    assert seen[1][3] == Recipe.load("tiny", objective="vae", posterior="learned")
+    CliRunner().invoke(app, [*command, "--objective", "vae", "--set", "posterior=learned", "--start", "some"])
+    assert seen[1][3] == Recipe.load("tiny", objective="vae", posterior="learned", start="some")
     refused = CliRunner().invoke(app, [*command, "--objective", "vae"])
     assert (refused.exit_code, len(seen)) == (1, 2)
     assert "objective 'vae' needs posterior 'learned', not 'sampled'" in refused.output
