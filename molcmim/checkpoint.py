@@ -1,7 +1,7 @@
 """Checkpoint folders: find, verify, load, write, describe. Knows no molecules and no training.
 
-A checkpoint is a folder with ``config.json``, ``model.safetensors`` and the tokenizer's files, as
-transformers writes them, and ``checkpoint.json``: format version, hashes of weights and vocabulary, facts
+A checkpoint is a folder with ``config.json``, ``model.safetensors`` (in shards, if it is large) and the tokenizer's
+files, as transformers writes them, and ``checkpoint.json``: format version, hashes of weights and vocabulary, facts
 about the training.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import safetensors.torch
 import torch
 import transformers
+from huggingface_hub import save_torch_state_dict
 from transformers import PreTrainedTokenizerFast
 
 import molcmim
@@ -27,6 +28,8 @@ from molcmim.tokenizer import load_tokenizer, vocab_hash
 
 FORMAT_VERSION = 1
 RECORD, WEIGHTS, CONFIG = "checkpoint.json", "model.safetensors", "config.json"
+SHARD_BYTES = 16_500_000
+"""Largest file of weights: no host of repositories refuses one of this size."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 """What weights may be stored as; they are always loaded as float32."""
 
@@ -65,12 +68,12 @@ def load(
     """
     folder = resolve(name_or_path)
     record = read_record(folder)
-    found = folders.sha256(folder / WEIGHTS)
-    if found != record["weights_sha256"]:
-        raise ValueError(
-            f"{folder / WEIGHTS} is damaged: SHA-256 {found[:12]}..., {RECORD} says "
-            f"{record['weights_sha256'][:12]}...; copy or download the checkpoint again"
-        )
+    for name, expected in _weights(record).items():
+        if (found := folders.sha256(folder / name)) != expected:
+            raise ValueError(
+                f"{folder / name} is damaged: SHA-256 {found[:12]}..., {RECORD} says {expected[:12]}...; "
+                "copy or download the checkpoint again"
+            )
     config = MolCMIMConfig.from_pretrained(folder)
     tokenizer = load_tokenizer(folder)
     if vocab_hash(tokenizer) != config.vocab_hash:
@@ -80,7 +83,11 @@ def load(
         )
     with torch.device("meta"):  # no time for initial weights that are overwritten
         model = MolCMIMModel(config)
-    weights = {name: weight.float() for name, weight in safetensors.torch.load_file(folder / WEIGHTS).items()}
+    weights = {
+        name: weight.float()
+        for file in _weights(record)
+        for name, weight in safetensors.torch.load_file(folder / file).items()
+    }
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
@@ -126,11 +133,14 @@ def write(
         weights = {
             name: weight.detach().to("cpu", DTYPES[dtype]).contiguous() for name, weight in model.state_dict().items()
         }
-        safetensors.torch.save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
+        save_torch_state_dict(weights, unfinished, max_shard_size=SHARD_BYTES)
+        files_of_weights = sorted(unfinished.glob("model*.safetensors"))
+        shards = {path.name: folders.sha256(path) for path in files_of_weights} if files_of_weights[1:] else {}
         record = {
             "format_version": FORMAT_VERSION,
             "versions": versions(),
-            "weights_sha256": folders.sha256(unfinished / WEIGHTS),
+            "weights_sha256": folders.sha256(*files_of_weights),
+            **({"shards": shards} if shards else {}),
             "vocab_hash": model.config.vocab_hash,
             "dtype": dtype,
             "training": dict(facts),
@@ -141,20 +151,30 @@ def write(
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Read ``checkpoint.json`` and check that all files are there and that this version can read them."""
-    for name in (RECORD, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is missing; copy or download the checkpoint again")
+    _require(folder, RECORD)
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        format_version, _ = record["format_version"], record["weights_sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+        format_version, weights = record["format_version"], _weights(record)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / RECORD} is damaged ({error!r}); copy or download the checkpoint again") from None
     if format_version > FORMAT_VERSION:
         raise ValueError(
             f"{folder} has checkpoint format {format_version}, molcmim {molcmim.__version__} reads up to "
             f"{FORMAT_VERSION}; upgrade molcmim"
         )
+    _require(folder, CONFIG, *weights, "tokenizer.json", "tokenizer_config.json")
     return record
+
+
+def _require(folder: Path, *names: str) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name} is missing; copy or download the checkpoint again")
+
+
+def _weights(record: Mapping[str, Any]) -> dict[str, str]:
+    """Files of a checkpoint's weights, and the SHA-256 of each."""
+    return record.get("shards") or {WEIGHTS: record["weights_sha256"]}
 
 
 def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -162,12 +182,15 @@ def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     folder = resolve(name_or_path)
     record = read_record(folder)
     config = MolCMIMConfig.from_pretrained(folder)
-    with safetensors.safe_open(folder / WEIGHTS, "pt") as weights:
-        sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no mapping
+    parameters = 0
+    for file in _weights(record):
+        with safetensors.safe_open(folder / file, "pt") as weights:
+            sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no mapping
+        parameters += sum(int(torch.Size(size).numel()) for size in sizes)
     return {
         "path": str(folder),
-        "parameters": sum(int(torch.Size(size).numel()) for size in sizes),
-        "bytes": (folder / WEIGHTS).stat().st_size,
+        "parameters": parameters,
+        "bytes": sum((folder / file).stat().st_size for file in _weights(record)),
         "embedding_dims": {
             "mean": config.latent_dim,
             "informative": config.width,

@@ -122,7 +122,7 @@ def benchmark_train(
     rounds: Annotated[int, typer.Option(help="Turns of which the fastest counts.")] = 2,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV file to write as well.")] = None,
 ) -> None:
-    """Time pretraining by a recipe and by variants of it."""
+    """Time pretraining by a recipe and by variants of it, and embedding the store's tokens with its model."""
     from molcmim import training_speed
     from molcmim.recipe import Recipe
 
@@ -133,6 +133,7 @@ def benchmark_train(
     typer.echo(measured.to_string(index=False, float_format="{:,.2f}".format))
     shares = training_speed.padding(store, chosen.batch_size)
     typer.echo("padding: " + ", ".join(f"{share:.1%} of {name} batches" for name, share in shares.items()))
+    typer.echo(f"mean embeddings: {training_speed.embedding(store, chosen):,.0f} a second, from prepared tokens")
 
 
 @app.command("retrieval")

@@ -13,7 +13,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {"width": 256, "heads": 4, "latent_dim": 512, "num_latents": 4, "memory_tokens": 4,
               "encoder_layers": 4, "decoder_layers": 3},
     "base": {"width": 512, "heads": 8, "latent_dim": 512, "num_latents": 8, "memory_tokens": 4,
-             "encoder_layers": 6, "decoder_layers": 6},
+             "encoder_layers": 6, "decoder_layers": 4},
 }  # fmt: skip
 
 

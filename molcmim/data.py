@@ -203,7 +203,7 @@ class TokenStore:
         molecules : ndarray of int, shape (b,)
             Molecules (not rows).
         scale
-            What they are standardised by: the training store's. Default: this store's.
+            Which of them, and what they are standardised by: the training store's. Default: this store's, all.
 
         Returns
         -------
@@ -212,15 +212,17 @@ class TokenStore:
         Raises
         ------
         ValueError
-            If the store has no descriptors, or others than `scale`.
+            If the store has no descriptors, or lacks some of `scale`; the message names them.
         """
         if self.raw_descriptors is None:
             raise ValueError(f"{self.path} has no descriptors; prepare it again with --descriptors")
         by = scale or self.manifest.descriptor_scale
-        if list(by.names) != self.manifest.descriptor_names:
-            raise ValueError(f"{self.path} has other descriptors than those it is to be standardised by")
+        column = {name: i for i, name in enumerate(self.manifest.descriptor_names)}
+        if missing := [name for name in by.names if name not in column]:
+            raise ValueError(f"{self.path} lacks the descriptors {', '.join(missing)}; prepare it again")
+        values = self.raw_descriptors[molecules][:, [column[name] for name in by.names]]
         mean, std = np.asarray(by.mean, np.float32), np.asarray(by.std, np.float32)
-        return np.clip((self.raw_descriptors[molecules] - mean) / std, -CLIP, CLIP)
+        return np.clip((values - mean) / std, -CLIP, CLIP)
 
 
 class BucketedBatches:
@@ -306,7 +308,7 @@ class BucketedBatches:
         self._molecules = len(store) // batch_size * batch_size if drop_last else len(store)
         if not self._molecules:
             raise ValueError(f"{store.path} has {len(store)} molecules, fewer than one batch of {batch_size}")
-        self._plan: tuple[int, np.ndarray, np.ndarray] | None = None
+        self._plan: tuple[int, tuple[np.ndarray, np.ndarray]] | None = None
 
     def __len__(self) -> int:
         """Batches per epoch."""
@@ -337,35 +339,50 @@ class BucketedBatches:
         import torch
 
         molecules = self.molecules(epoch, index)
-        spelling = self._draw(epoch, molecules)
-        batch = self._input(molecules, spelling, "")
-        if self.mode == "invariant":
-            target = self.store.gather(molecules * self.store.manifest.spellings, PAD_MULTIPLE)
-            batch["target_ids"] = torch.from_numpy(target.ids)
-        else:
-            batch["target_ids"] = batch["input_ids"]
-        if self.views == 2:
-            others = self.store.manifest.spellings - 1
-            step = 1 + _hash(self.seed, epoch, molecules, stream=1) % np.uint64(others)
-            second = (spelling + step.astype(np.int64)) % (others + 1)
-            batch |= self._input(molecules, second, "_2")
+        batch: dict[str, torch.Tensor] = {}
+        for name, rows in self.rows(epoch, molecules).items():
+            tokens = self.store.gather(rows, PAD_MULTIPLE)
+            batch[name] = torch.from_numpy(tokens.ids)
+            if name.startswith("input_ids"):
+                mask = np.arange(tokens.ids.shape[1]) < tokens.lengths[:, None]
+                batch[name.replace("input_ids", "attention_mask")] = torch.from_numpy(mask)
+        batch.setdefault("target_ids", batch["input_ids"])
         if self.store.raw_descriptors is not None:
-            values = self.store.descriptors(molecules, self.scale)
-            batch["descriptors"] = torch.from_numpy(values)
+            batch["descriptors"] = torch.from_numpy(self.store.descriptors(molecules, self.scale))
         return batch
 
     def molecules(self, epoch: int, index: int) -> np.ndarray:
         """Return which molecules a batch holds on this rank, int64 (b,)."""
+        if self._plan is None or self._plan[0] != epoch:
+            self._plan = (epoch, self.shuffle(epoch))
+        return self.cut(self._plan[1], index)
+
+    def cut(self, plan: tuple[np.ndarray, np.ndarray], index: int) -> np.ndarray:
+        """Return which molecules a batch of a shuffled epoch holds on this rank, int64 (b,)."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of an epoch of {len(self)}")
-        if self._plan is None or self._plan[0] != epoch:
-            self._plan = (epoch, *self._shuffle(epoch))
-        _, order, starts = self._plan
+        order, starts = plan
         start = starts[index]
         return order[start : start + self.batch_size][self.rank :: self.world]
 
-    def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Molecules in the order of an epoch, and where in it each batch starts."""
+    def rows(self, epoch: int, molecules: np.ndarray) -> dict[str, np.ndarray]:
+        """Return which rows of the store are read and written: `input_ids`, `input_ids_2` with two views, `target_ids`.
+
+        Each is int64 (b,); without `target_ids`, what is read is written.
+        """
+        first = molecules * self.store.manifest.spellings
+        spelling = self._draw(epoch, molecules)
+        rows = {"input_ids": first + spelling}
+        if self.mode == "invariant":
+            rows["target_ids"] = first
+        if self.views == 2:
+            others = self.store.manifest.spellings - 1
+            step = 1 + _hash(self.seed, epoch, molecules, stream=1) % np.uint64(others)
+            rows["input_ids_2"] = first + (spelling + step.astype(np.int64)) % (others + 1)
+        return rows
+
+    def shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the molecules in the order of an epoch, and where in it each batch starts."""
         random = np.random.default_rng([self.seed, epoch])
         order = random.permutation(len(self.store))[: self._molecules]
         first = order * self.store.manifest.spellings
@@ -386,16 +403,6 @@ class BucketedBatches:
             return (drawn % np.uint64(stored)).astype(np.int64)
         canonical = _hash(self.seed, epoch, molecules, stream=2) / 2.0**64 < self.canonical_share
         return np.where(canonical, 0, 1 + drawn % np.uint64(stored - 1)).astype(np.int64)
-
-    def _input(self, molecules: np.ndarray, spelling: np.ndarray, suffix: str) -> dict[str, torch.Tensor]:
-        import torch
-
-        tokens = self.store.gather(molecules * self.store.manifest.spellings + spelling, PAD_MULTIPLE)
-        mask = np.arange(tokens.ids.shape[1]) < tokens.lengths[:, None]
-        return {
-            f"input_ids{suffix}": torch.from_numpy(tokens.ids),
-            f"attention_mask{suffix}": torch.from_numpy(mask),
-        }
 
 
 def _hash(seed: int, epoch: int, molecules: np.ndarray, stream: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from molcmim.config import MolCMIMConfig
-from molcmim.layers import Block
+from molcmim.layers import Block, in_autocast
 
 
 class Decoder(nn.Module):
@@ -43,7 +43,7 @@ class Decoder(nn.Module):
     def run(self, x: Float[Tensor, "b q d"], cache: Cache | None = None) -> Float[Tensor, "b q d"]:
         """Hidden states of embedded positions that follow those in `cache`."""
         start = 0 if cache is None else cache.get_seq_length()
-        x = self.dropout(x + self.positions.weight[start : start + x.shape[1]])
+        x = in_autocast(self.dropout(x + self.positions.weight[start : start + x.shape[1]]))
         for block in self.blocks:
             x = block(x, cache)
         return self.norm(x)

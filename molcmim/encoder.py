@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from molcmim.config import MolCMIMConfig
-from molcmim.layers import Block, attend
+from molcmim.layers import Block, attend, in_autocast
 
 
 class Read(nn.Module):
@@ -81,10 +81,10 @@ class Encoder(nn.Module):
         x = self.tokens(input_ids) + self.positions.weight[: input_ids.shape[1]]
         if self.stem is not None:
             x = self.stem(x, mask)
-        x = self.dropout(self.norm(x))
+        x = in_autocast(self.dropout(self.norm(x)))
         heads = (len(self.reads), 2, self.heads, -1)  # layer, key or value, head
         weights, biases = self.key_value.weight.unflatten(0, heads), self.key_value.bias.unflatten(0, heads)
-        latents = self.latents.expand(len(x), -1, -1)
+        latents = in_autocast(self.latents).expand(len(x), -1, -1)
         for read, block, (key, value), (_, bias) in zip(self.reads, self.blocks, weights, biases, strict=True):
             latents = block(read(latents, x, mask[:, None, None, :], key, value, bias))
         return self.final_norm(latents)
@@ -103,5 +103,16 @@ class Stem(nn.Module):
     def forward(self, x: Float[Tensor, "b t d"], mask: Bool[Tensor, "b t"]) -> Float[Tensor, "b t d"]:
         """Mix; padding enters as zeros, as if the sequence ended there."""
         y = self.norm(x) * mask[..., None]
-        y = self.depthwise(y.transpose(1, 2)).transpose(1, 2)
+        y = shifted(self.depthwise, y) if y.is_cuda else self.depthwise(y.transpose(1, 2)).transpose(1, 2)
         return x + self.down(nn.functional.gelu(self.up(y), approximate="tanh"))
+
+
+def shifted(depthwise: nn.Conv1d, y: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+    """Apply a depthwise convolution as a sum of shifted products, of which a GPU's compiler makes one kernel."""
+    kernel, length = depthwise.kernel_size[0], y.shape[1]
+    padded = nn.functional.pad(y, (0, 0, kernel // 2, kernel // 2))
+    weights = depthwise.weight[:, 0].T  # (kernel, d)
+    mixed = padded[:, :length] * weights[0]
+    for i in range(1, kernel):
+        mixed = mixed + padded[:, i : i + length] * weights[i]
+    return mixed if depthwise.bias is None else mixed + depthwise.bias

@@ -52,10 +52,11 @@ def _what_is(folder: Path, marker: str) -> str:
     return f"no {marker} in it but {', '.join([*held[:5], *(['...'] if held[5:] else [])]) or 'nothing'}"
 
 
-def sha256(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+def sha256(*paths: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, or of several as if they were one, in hexadecimal digits."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()

@@ -179,17 +179,31 @@ def training_flops(config: MolCMIMConfig, tokens: int, objective: Objective) -> 
 
 @functools.cache
 def peak_flops(device: torch.device) -> float:
-    """FLOP/s that matrix products can reach in bfloat16: the data sheet's for a known GPU, else measured."""
+    """FLOP/s that matrix products can reach: the data sheet's in bfloat16 for a known GPU, else measured."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         known = [peak for part, peak in PEAK_FLOPS.items() if part in name]
         if known:
             return known[0]
-    a = torch.randn(4096, 1024, device=device, dtype=torch.bfloat16)
-    b = torch.randn(1024, 1024, device=device, dtype=torch.bfloat16)
-    best = 0.0
-    for _ in range(5):
+    dtype = torch.bfloat16 if bfloat16_pays(device) else torch.float32
+    return 2.0 * 4096 * 1024 * 1024 / _seconds_of_product(4096, 1024, dtype, device)
+
+
+@functools.cache
+def bfloat16_pays(device: torch.device) -> bool:
+    """Say whether products are not slower in bfloat16 than in float32; on a CPU without its instructions they crawl."""
+    if device.type == "cuda":
+        return True
+    single, half = (_seconds_of_product(128, 512, dtype, device, 3) for dtype in (torch.float32, torch.bfloat16))
+    return half < 2 * single
+
+
+def _seconds_of_product(rows: int, width: int, dtype: torch.dtype, device: torch.device, times: int = 5) -> float:
+    """Shortest time that the product of a (rows, width) and a square matrix took."""
+    a, b = (torch.randn(n, width, device=device, dtype=dtype) for n in (rows, width))
+    best = math.inf
+    for _ in range(times):
         start = time.perf_counter()
         (a @ b).sum().item()
-        best = max(best, 2.0 * 4096 * 1024 * 1024 / (time.perf_counter() - start))
+        best = min(best, time.perf_counter() - start)
     return best

@@ -15,7 +15,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from molcmim.config import MolCMIMConfig
 from molcmim.decoder import Decoder
-from molcmim.encoder import Encoder, Read
+from molcmim.encoder import Encoder, Read, Stem
 from molcmim.latent import LOGVAR_MAX, LOGVAR_MIN, Posterior
 from molcmim.layers import Block
 
@@ -94,13 +94,14 @@ class MolCMIMModel(PreTrainedModel):
             nn.init.zeros_(module.bias)
 
     def compile_layers(self) -> None:
-        """Have ``torch.compile`` make each kind of layer, once, when it is first run.
+        """Have ``torch.compile`` make each kind of layer for the model's device, once, when it is first run.
 
         The layers are nearly all of the time, and compiling them takes seconds where the whole model takes minutes.
-        The stem stays as it is: torch makes a convolution anew for each length, and no faster.
+        The stem stays as it is on a CPU: torch makes a convolution anew for each length, and no faster.
         """
+        kinds = (Block, Read, Stem) if self.device.type == "cuda" else (Block, Read)
         for module in self.modules():
-            if isinstance(module, Block | Read):
+            if isinstance(module, kinds):
                 module.compile(dynamic=True)
 
     def encode(

@@ -61,9 +61,10 @@ class Recipe:
     weight_decay, max_grad_norm
         Of the matrices, and the gradient norm that is clipped to.
     precision : {"bf16", "fp32"}
-        Of the network while training. Objectives are float32 in any case.
+        Of the network while training, "bf16" only where it is fast. Objectives are float32 in any case.
     compile : bool
-        Whether layers go through ``torch.compile``, see ``MolCMIMModel.compile_layers``.
+        Whether layers go through ``torch.compile``, see ``MolCMIMModel.compile_layers``; on one GPU, steps are captured
+        as CUDA graphs besides, see ``molcmim.captured``.
     seed : int
         Of everything that is drawn.
     log_every, evaluate_every, save_every : int
@@ -71,7 +72,7 @@ class Recipe:
     evaluate_molecules : int
         How many held-out molecules are evaluated on while training.
     loader_workers : int
-        Processes that make batches ahead of the model.
+        Processes that make batches ahead of the model; 0 for none: on a GPU the store is then held in its memory.
     """
 
     size: str = "small"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Float64
 from rdkit import Chem, DataStructs
-from rdkit.Chem import rdFingerprintGenerator, rdMolDescriptors
+from rdkit.Chem import Fragments, rdFingerprintGenerator, rdMolDescriptors
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.rdBase import BlockLogs, CaptureErrorLog
@@ -190,13 +190,14 @@ _VECTORS = {
 }
 DESCRIPTOR_NAMES: tuple[str, ...] = (
     *_PROPERTIES.GetPropertyNames(),
+    *(name for name, _ in Fragments.fns),
     *(f"{name}{i + 1}" for name, f in _VECTORS.items() for i in range(len(f(Chem.MolFromSmiles("C"))))),
 )
-"""What :func:`descriptors` returns, in order: RDKit's names, vectors numbered from 1."""
+"""What :func:`descriptors` returns, in order: RDKit's names, those of fragments too, vectors numbered from 1."""
 
 
 def descriptors(mol: Chem.Mol) -> Float32[np.ndarray, " p"]:
-    """Physical and topological descriptors of a molecule, raw, in RDKit's units.
+    """Physical and topological descriptors of a molecule and counts of its fragments, raw, in RDKit's units.
 
     Returns
     -------
@@ -204,7 +205,7 @@ def descriptors(mol: Chem.Mol) -> Float32[np.ndarray, " p"]:
         All finite: where RDKit has no finite value (an element without parameters) stands 0.
     """
     with BlockLogs():
-        values = [*_PROPERTIES.ComputeProperties(mol)]
+        values = [*_PROPERTIES.ComputeProperties(mol), *(count(mol) for _, count in Fragments.fns)]
         for vector in _VECTORS.values():
             values += vector(mol)
     return np.nan_to_num(np.array(values, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)

@@ -12,6 +12,8 @@ import operator
 import os
 import shutil
 import time
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +34,21 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from molcmim import checkpoint
+from molcmim.captured import CapturedSteps
 from molcmim.config import MolCMIMConfig
 from molcmim.contrastive import Views
 from molcmim.curves import write_curves, write_log
 from molcmim.data import PAD_MULTIPLE, BucketedBatches, TokenStore
 from molcmim.files import atomic_path
 from molcmim.latent import Posterior
-from molcmim.metrics import held_out, held_out_batches, peak_flops, token_characters, training_flops
+from molcmim.metrics import (
+    bfloat16_pays,
+    held_out,
+    held_out_batches,
+    peak_flops,
+    token_characters,
+    training_flops,
+)
 from molcmim.model import MolCMIMModel, MolCMIMOutput
 from molcmim.moving_average import MovingAverage
 from molcmim.objectives import OBJECTIVES, Sample, log_p_descriptors
@@ -47,6 +57,7 @@ from molcmim.preflight import check_compiler, check_continues, check_stores
 from molcmim.progress import Progress
 from molcmim.ranks import gather_ranks, leave_at_exit
 from molcmim.recipe import Recipe
+from molcmim.resident import ResidentBatches
 from molcmim.stages import begin_stage, changes, load_start, origin
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 
@@ -79,6 +90,11 @@ class PretrainTrainer(Trainer):
         if self.criterion.moving_average:
             self.moving = MovingAverage(model, recipe.encoder_decay, recipe.moment_decay)
             self.add_callback(MovingAverageCallback(self.moving, model))
+        one_gpu = arguments.device.type == "cuda" and arguments.world_size == 1
+        self.captured: CapturedSteps | None = None
+        if one_gpu and recipe.compile and self.moving is None:
+            self.captured = CapturedSteps(model.parameters(), self._step)
+        self._parts: dict[str, Tensor] = {}
         self._sums: dict[str, Tensor] = {}
         self._molecules = 0
         self._since = time.perf_counter()
@@ -88,15 +104,17 @@ class PretrainTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[dict[str, Tensor]]:
         """All steps of the run as one epoch: batch number = step number, so resuming skips by counting."""
-        workers = self.recipe.loader_workers
+        workers, device = self.recipe.loader_workers, self.args.device
+        resident = device.type == "cuda" and not workers
         return DataLoader(
-            self.batches,  # type: ignore[arg-type]  # map-style, though no Dataset: it imports no torch
+            # Both map-style, though no Dataset: molcmim.data imports no torch.
+            ResidentBatches(self.batches, device) if resident else self.batches,  # type: ignore[arg-type]
             batch_size=1,
             sampler=range(self.args.max_steps),
             collate_fn=operator.itemgetter(0),
             num_workers=workers,
             prefetch_factor=4 if workers else None,
-            pin_memory=self.args.device.type == "cuda",
+            pin_memory=device.type == "cuda" and not resident,
             # Its own generator: the loader would otherwise draw from the one whose state a resumed run must match.
             generator=torch.Generator(),
         )
@@ -114,7 +132,7 @@ class PretrainTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Tensor:
-        """Negative batch mean of the sum of the objective's parts."""
+        """Negative batch mean of the sum of the objective's parts; these are left in ``_parts``."""
         ids, mask = both_views(inputs) if self.criterion.views == 2 else (inputs["input_ids"], inputs["attention_mask"])
         out = model(ids, inputs["target_ids"] if self.criterion.decoder else None, mask)
         molecules = len(inputs["input_ids"])
@@ -124,12 +142,28 @@ class PretrainTrainer(Trainer):
             size = out.descriptors.shape[-1] if self.recipe.reduction == "mean" else 1
             parts["log_p_descriptors"] = log_pd / size
         loss = -torch.stack(list(parts.values())).sum(0).mean()
-        tally = {name: part.mean() for name, part in parts.items()} | {"steps": loss.new_ones(())}
+        self._parts = {name: part.detach().mean() for name, part in parts.items()} | {"steps": loss.new_ones(())}
         if out.num_correct is not None and out.num_tokens is not None:
-            tally |= {"correct": out.num_correct.sum(), "tokens": out.num_tokens.sum()}
-        self._tally(tally)
-        self._molecules += molecules * self.args.world_size
+            self._parts |= {"correct": out.num_correct.sum(), "tokens": out.num_tokens.sum()}
         return loss
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Tensor], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward pass, replayed where one was captured, and the parts of its loss counted."""
+        self._molecules += len(inputs["input_ids"]) * self.args.world_size
+        if self.captured is None:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            self._tally(self._parts)
+        else:
+            parts = dict(self.captured(inputs))
+            loss = parts.pop("loss")
+            self._tally(parts)
+        return loss
+
+    def _step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        loss = super().training_step(self.model_wrapped, inputs)
+        return {"loss": loss, **self._parts}
 
     def _sample(self, out: MolCMIMOutput, molecules: int, ids: Tensor, mask: Tensor) -> Sample:
         """Collect what the objective sees; with two views, the second ones are the rows from `molecules` on."""
@@ -146,10 +180,10 @@ class PretrainTrainer(Trainer):
         return Sample(out.log_px, out.num_tokens, z, posterior, views=views)
 
     def _tally(self, values: dict[str, Tensor]) -> None:
-        # Sums stay on the device: reading them every step would make the device wait.
+        # Sums stay on the device: reading them every step would make the device wait. And they are copies: a replayed
+        # step writes where it wrote before.
         for name, value in values.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Add the parts of the loss, token accuracy and speed since the last line to what Trainer logs."""
@@ -235,7 +269,11 @@ def both_views(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def pretrain(
-    store: str | os.PathLike[str], valid: str | os.PathLike[str], output: str | os.PathLike[str], recipe: Recipe
+    store: str | os.PathLike[str],
+    valid: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    recipe: Recipe,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
     """Train a model on a token store; go on where an earlier, interrupted call with the same `output` stopped.
 
@@ -247,6 +285,8 @@ def pretrain(
         Folder of the run.
     recipe : Recipe
         Every choice.
+    callbacks : sequence of TrainerCallback
+        Transformers' callbacks, which are told of every step.
 
     Returns
     -------
@@ -289,7 +329,6 @@ def pretrain(
     start = load_start(model, recipe.start) if recipe.start and newest is None else None
     if recipe.compile:
         check_compiler()
-        model.compile_layers()
     needs = OBJECTIVES[recipe.objective]
     if not needs.decoder:
         model.decoder.requires_grad_(False)  # never run, so that no process may wait for its gradients
@@ -312,6 +351,10 @@ def pretrain(
         list(held_out_batches(valid_store, recipe.evaluate_molecules, manifest.descriptor_scale)),
         token_characters(tokenizer),
     )
+    for callback in callbacks:
+        trainer.add_callback(callback)
+    if recipe.compile:
+        model.compile_layers()  # now that it is where it will be trained
     set_seed(recipe.seed + arguments.process_index)  # one start for all ranks, but noise of its own for each
     started_at = int(newest.name.rpartition("-")[2]) if newest else 0
     if trainer.is_world_process_zero():
@@ -345,6 +388,9 @@ def pretrain(
 def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     """Say the recipe in transformers' words."""
     cuda = torch.cuda.is_available()
+    bf16 = recipe.precision == "bf16" and bfloat16_pays(torch.device("cuda" if cuda else "cpu"))
+    if recipe.precision == "bf16" and not bf16:
+        warnings.warn("this CPU has no fast bfloat16: training computes in float32", stacklevel=2)
     world = int(os.environ.get("WORLD_SIZE", "1"))
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(output / "tensorboard")
     return TrainingArguments(
@@ -359,7 +405,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         adam_beta2=0.98,
         max_grad_norm=recipe.max_grad_norm,
         optim="adamw_torch_fused",
-        bf16=recipe.precision == "bf16",
+        bf16=bf16,
         use_cpu=not cuda,
         seed=recipe.seed,
         logging_steps=recipe.log_every,

@@ -1,16 +1,25 @@
-"""Molecules a second in pretraining, and what each choice of the recipe brings. Knows recipes and their logs only."""
+"""Molecules a second, in pretraining and in embedding prepared tokens. Knows recipes, their logs and the model only."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from molcmim.config import MolCMIMConfig
 from molcmim.data import BucketedBatches, TokenStore
+from molcmim.model import MolCMIMModel
 from molcmim.recipe import Recipe
 from molcmim.trainer import pretrain
 
@@ -19,8 +28,11 @@ VARIANTS: dict[str, dict[str, object]] = {
     "eager": {"compile": False},
     "eager, float32": {"compile": False, "precision": "fp32"},
     "eager, AdamW": {"compile": False, "optimizer": "adamw"},
+    "eager, 2 loader processes": {"compile": False, "loader_workers": 2},
 }
 """What of the recipe is changed."""
+EMBEDDED_TOKENS = 262_144
+"""Of a batch that is embedded on a GPU, padding included; a sixty-fourth of it on a CPU."""
 
 
 def measure(store: str | os.PathLike[str], recipe: Recipe, steps: int = 60, rounds: int = 2) -> pd.DataFrame:
@@ -44,7 +56,7 @@ def measure(store: str | os.PathLike[str], recipe: Recipe, steps: int = 60, roun
     -------
     DataFrame
         A row for each variant: ``variant``, ``molecules_per_second``, ``mfu`` (share of the FLOP/s that matrix products
-        reach), ``relative`` (to the first row).
+        reach), ``busy`` (share of the time in which a GPU worked; NaN on a CPU), ``relative`` (to the first row).
     """
     if steps < 3 or steps % 3:
         raise ValueError(f"steps must be a multiple of 3, got {steps}")
@@ -53,14 +65,88 @@ def measure(store: str | os.PathLike[str], recipe: Recipe, steps: int = 60, roun
     best: dict[str, pd.Series] = {}
     for _ in range(rounds):
         for name, changed in VARIANTS.items():
+            busy = Busy(steps - steps // 3 + 1, steps)
             with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-                pretrain(store, store, folder, Recipe(**{**recipe.__dict__, **fixed, **changed}))
+                pretrain(store, store, folder, Recipe(**{**recipe.__dict__, **fixed, **changed}), [busy])
                 log = pd.read_csv(Path(folder) / "log.csv").dropna(subset="molecules_per_second")
-            fastest = log[log["step"] > steps // 3].nlargest(1, "molecules_per_second").iloc[0]
+            fastest = log[log["step"] > steps // 3].nlargest(1, "molecules_per_second").iloc[0].copy()
+            fastest["busy"] = busy.share
             if name not in best or fastest["molecules_per_second"] > best[name]["molecules_per_second"]:
                 best[name] = fastest
-    table = pd.DataFrame(best).T[["molecules_per_second", "mfu"]].rename_axis("variant").reset_index()
+    table = pd.DataFrame(best).T[["molecules_per_second", "mfu", "busy"]].rename_axis("variant").reset_index()
     return table.assign(relative=table["molecules_per_second"] / table["molecules_per_second"].iloc[0])
+
+
+class Busy(TrainerCallback):
+    """Measures in which share of the time from one step to another a GPU has something to do.
+
+    Parameters
+    ----------
+    first, last : int
+        Steps, both included, counted from 1.
+
+    Attributes
+    ----------
+    share : float
+        NaN without a GPU, and until the last step.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last, self.share = first, last, math.nan
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start to look on before the first step."""
+        if args.device.type == "cuda" and state.global_step == self.first - 1:
+            torch.cuda.synchronize()
+            self._profiler = profile(activities=[ProfilerActivity.CUDA])
+            self._profiler.start()
+            self._started = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add up after the last."""
+        if args.device.type == "cuda" and state.global_step == self.last:
+            torch.cuda.synchronize()
+            wall = time.perf_counter() - self._started
+            self._profiler.stop()
+            spans = [(event.time_range.start, event.time_range.end) for event in self._profiler.events() or ()]
+            self.share = covered(spans) * 1e-6 / wall
+
+
+def covered(spans: list[tuple[float, float]]) -> float:
+    """Length of the union of intervals."""
+    total, reached = 0.0, -math.inf
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
+
+
+def embedding(store: str | os.PathLike[str], recipe: Recipe, molecules: int = 200_000) -> float:
+    """Measure the mean embeddings a second that a fresh model of the recipe makes of a store's tokens.
+
+    Padded on the host, in bfloat16, and brought back to it; similar lengths together, as ``molcmim featurize`` does it
+    once SMILES are read. No more than `molecules`, all of them twice; the first time does not count.
+    """
+    tokens = TokenStore(store)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    longest = {"max_position_embeddings": tokens.manifest.settings["max_length"]}
+    model = MolCMIMModel(MolCMIMConfig.named(recipe.size, **{**longest, **recipe.model})).eval()
+    torch.nn.Module.to(model, device)
+    rows = np.arange(min(molecules, len(tokens))) * tokens.manifest.spellings
+    rows = rows[np.argsort(-tokens.lengths[rows], kind="stable")]
+    budget = EMBEDDED_TOKENS if device.type == "cuda" else EMBEDDED_TOKENS // 64
+    started = 0.0
+    for _ in range(2):
+        started, done = time.perf_counter(), 0
+        while done < len(rows):
+            batch = rows[done : done + max(1, budget // int(tokens.lengths[rows[done]]))]
+            ids = torch.from_numpy(tokens.gather(batch).ids).to(device)
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+                model.encode(ids).mu.cpu()
+            done += len(batch)
+    return len(rows) / (time.perf_counter() - started)
 
 
 def padding(store: str | os.PathLike[str], batch_size: int, batches: int = 64) -> dict[str, float]:

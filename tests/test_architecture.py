@@ -14,6 +14,7 @@ import pytest
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
     {
+        "captured",
         "config",
         "contrastive",
         "files",
@@ -30,7 +31,7 @@ FLOORS = (
     {"curves", "plots", "drawing", "properties"},
     {"data", "generation_plots", "model", "oracles", "reading"},
     {"prepare", "recipe", "checkpoint", "spelling", "optimizer", "moving_average", "decoding", "search_log"},
-    {"featurizer"},
+    {"featurizer", "resident"},
     {"metrics", "datasets", "loaded", "onnx", "preflight", "property_network", "stages"},
     {"tuned", "warm_start"},
     {"trainer", "downstream", "mapping", "retrieval", "speed", "space", "evaluation", "bulk"},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -50,6 +51,27 @@ def test_bfloat16_on_disk_is_float32_in_memory(tiny_checkpoint: Path, tmp_path: 
     loaded, _ = checkpoint.load(half)
     for ours, theirs in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True):
         assert torch.equal(ours.bfloat16().float(), theirs)
+
+
+def test_large_weights_are_cut(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = checkpoint.load(tiny_checkpoint)
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 200_000)
+    folder = checkpoint.write(model, tokenizer, tmp_path / "cut", {})
+    shards = sorted(folder.glob("*.safetensors"))
+    assert len(shards) > 2
+    assert max(path.stat().st_size for path in shards) < 220_000
+    assert same_weights(model, checkpoint.load(folder)[0])
+    assert same_weights(model, AutoModel.from_pretrained(folder))
+    whole, cut = checkpoint.describe(tiny_checkpoint), checkpoint.describe(folder)
+    assert cut["parameters"] == whole["parameters"]
+    assert cut["bytes"] == sum(path.stat().st_size for path in shards)
+    assert cut["weights_sha256"] == hashlib.sha256(b"".join(path.read_bytes() for path in shards)).hexdigest()
+    shards[1].write_bytes(shards[1].read_bytes()[:-10])
+    with pytest.raises(ValueError, match=rf"cut/{shards[1].name} is damaged: SHA-256"):
+        checkpoint.load(folder)
+    shards[1].unlink()
+    with pytest.raises(FileNotFoundError, match=rf"cut/{shards[1].name} is missing"):
+        checkpoint.describe(folder)
 
 
 def test_transformers_loads_it_too(tiny_checkpoint: Path) -> None:

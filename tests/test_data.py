@@ -10,7 +10,16 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENS, BucketedBatches, StoreManifest, TokenStore
+from molcmim.data import (
+    DESCRIPTORS,
+    MANIFEST,
+    OFFSETS,
+    TOKENS,
+    BucketedBatches,
+    DescriptorScale,
+    StoreManifest,
+    TokenStore,
+)
 
 N, SPELLINGS, P = 203, 3, 5
 
@@ -100,6 +109,9 @@ def test_descriptors_are_standardised_by_the_named_store(store, written, tmp_pat
     of_other = (np.load(tmp_path / DESCRIPTORS) - raw.mean(0)) / raw.std(0)
     ours = other.descriptors(np.arange(4), scale=store.manifest.descriptor_scale)
     np.testing.assert_allclose(ours, of_other, rtol=1e-4, atol=1e-5)
+    names, mean, std = store.manifest.descriptor_scale
+    some = DescriptorScale(names[::-2], mean[::-2], std[::-2])  # a checkpoint may know fewer, in another order
+    np.testing.assert_array_equal(other.descriptors(np.arange(4), scale=some), ours[:, ::-2])
     np.save(tmp_path / DESCRIPTORS, np.full((4, P), 1e9, np.float32))
     assert (TokenStore(tmp_path).descriptors(np.arange(4)) == 10).all()
 

@@ -7,7 +7,7 @@ import torch
 from stores import MOLECULES
 
 from molcmim.config import MolCMIMConfig
-from molcmim.encoder import Encoder
+from molcmim.encoder import Encoder, shifted
 from molcmim.layers import split_heads
 from molcmim.model import MolCMIMModel
 from molcmim.tokenizer import load_tokenizer
@@ -111,3 +111,16 @@ def test_shapes_and_gradients():
     assert isinstance(encoder, Encoder)
     (out * torch.randn(out.shape)).sum().backward()
     assert all(parameter.grad.abs().sum() > 0 for parameter in encoder.parameters())
+
+
+def test_shifted_products_are_the_convolution():
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv1d(6, 6, 5, padding=2, groups=6)
+    y = torch.randn(3, 9, 6, requires_grad=True)
+    ours, theirs = shifted(convolution, y), convolution(y.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(ours, theirs)
+    weights = torch.randn_like(ours)
+    inputs = [y, *convolution.parameters()]
+    pairs = (torch.autograd.grad((out * weights).sum(), inputs) for out in (ours, theirs))
+    for one, other in zip(*pairs, strict=True):
+        torch.testing.assert_close(one, other)

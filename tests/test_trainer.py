@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,7 @@ from safetensors.torch import load_file
 from stores import write_store
 from typer.testing import CliRunner
 
-from molcmim import checkpoint, trainer
+from molcmim import checkpoint, metrics, trainer
 from molcmim.cli import app
 from molcmim.data import StoreManifest
 from molcmim.evaluation import evaluate
@@ -155,6 +157,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(run, stores, tmp_pat
     assert "Warning" not in done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:this CPU has no fast bfloat16")
 def test_a_finished_run_is_not_trained_again_but_can_go_on(run, stores, tmp_path):
     again = tmp_path / "run"
     shutil.copytree(run, again)
@@ -276,7 +279,12 @@ def test_weight_decay_is_on_matrices_only(run, stores):
         ({"vocab_hash": "another"}, {}, {}, "prepared with another vocabulary than tokenizer 'smiles' has now"),
         ({}, {"vocab_hash": "another"}, {}, "prepared with another vocabulary"),
         ({"descriptors": False}, {"descriptors": False}, {}, "chemistry_factor needs descriptors"),
-        ({}, {"descriptor_names": ["a", "b", "c"]}, {}, "has other descriptors"),
+        (
+            {},
+            {"descriptor_names": ["carbons", "b", "c"]},
+            {},
+            "lacks the descriptors nitrogens, oxygens",
+        ),
         ({}, {"max_tokens": 65}, {}, r"up to 72 tokens \(padded\), the model reads 64; raise max_position_embeddings"),
         ({}, {}, {"model.max_position_embeddings": 24}, "the model reads 24"),
         ({}, {}, {"batch_size": 64}, "has 40 molecules, fewer than one batch of 64"),
@@ -290,6 +298,14 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path, train, valid, ch
     with pytest.raises(ValueError, match=message):
         pretrain(*stores, tmp_path / "run", Recipe.load("tiny", **{**CHOICES, **choices}))
     assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*"))
+
+
+def test_parts_are_added_up_before_they_are_overwritten():
+    counting = SimpleNamespace(_sums={})
+    value = torch.ones(())
+    for now in (1.0, 5.0, 2.0):
+        trainer.PretrainTrainer._tally(counting, {"log_px": value.fill_(now)})
+    assert counting._sums["log_px"].item() == 8
 
 
 def test_random_spellings_must_be_there(tmp_path, monkeypatch, stores):
@@ -336,3 +352,16 @@ def test_command_line(stores, tmp_path, monkeypatch):
     assert "unknown objective 'bert'; known are mim, cmim, cmim-sum, ae," in refused.output
     assert CliRunner().invoke(app, [*command, "--set", "steps"]).exit_code == 2
     assert "--set" in CliRunner().invoke(app, ["pretrain", "--help"]).output
+
+
+@pytest.mark.parametrize(("half", "pays"), [(0.5, True), (1.9, True), (50.0, False)])
+def test_bfloat16_is_trained_in_where_it_is_fast(half, pays, monkeypatch, tmp_path):
+    seconds = {torch.float32: 1.0, torch.bfloat16: half}
+    monkeypatch.setattr(metrics, "_seconds_of_product", lambda rows, width, dtype, *_: seconds[dtype])
+    metrics.bfloat16_pays.cache_clear()
+    caught = contextlib.nullcontext() if pays else pytest.warns(UserWarning, match="has no fast bfloat16")
+    with caught:
+        assert trainer.training_arguments(Recipe.load("small"), tmp_path).bf16 == pays
+    assert not trainer.training_arguments(Recipe.load("tiny"), tmp_path).bf16
+    monkeypatch.undo()
+    metrics.bfloat16_pays.cache_clear()
