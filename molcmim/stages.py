@@ -14,7 +14,7 @@ from typing import Any
 
 from molcmim import checkpoint
 from molcmim.config import MolCMIMConfig
-from molcmim.data import StoreManifest
+from molcmim.data import DescriptorScale, StoreManifest
 from molcmim.files import atomic_path
 from molcmim.model import MolCMIMModel
 from molcmim.recipe import Recipe
@@ -56,8 +56,36 @@ def load_start(model: MolCMIMModel, start: str) -> dict[str, Any]:
     return {"weights_sha256": record["weights_sha256"]} | {name: record["training"].get(name) for name in kept}
 
 
+def descriptor_scale(run: Path, recipe: Recipe, store: StoreManifest, resumed: bool) -> DescriptorScale:
+    """Say which descriptors are told from a code, and by what they are standardised, in all stages of a run.
+
+    Parameters
+    ----------
+    run : Path
+        The run's folder.
+    recipe : Recipe
+        Every choice.
+    store : StoreManifest
+        What is trained on.
+    resumed : bool
+        Whether the run goes on, on the scale that it began with. Else it begins: on that of the checkpoint whose
+        weights it starts with, which has learned it, or on the store's.
+    """
+    described: dict[str, Any] | None = None
+    if resumed:
+        described = json.loads((run / STAGES).read_text())[0]["descriptors"]
+    elif recipe.start:
+        described = checkpoint.read_record(checkpoint.resolve(recipe.start))["training"].get("descriptors")
+    return DescriptorScale(**described) if described else store.descriptor_scale
+
+
 def begin_stage(
-    run: Path, step: int, recipe: Recipe, store: StoreManifest, start: dict[str, Any] | None = None
+    run: Path,
+    step: int,
+    recipe: Recipe,
+    store: StoreManifest,
+    start: dict[str, Any] | None = None,
+    scale: DescriptorScale | None = None,
 ) -> list[dict[str, Any]]:
     """Record that training goes on from `step` by this recipe, on this store.
 
@@ -73,11 +101,14 @@ def begin_stage(
         What is trained on.
     start : dict, optional
         What :func:`load_start` returned, where weights were loaded: at step 0.
+    scale : DescriptorScale, optional
+        What :func:`descriptor_scale` returned.
 
     Returns
     -------
     list of dict
-        The stages so far, each with ``from_step``, ``recipe`` and ``store``, the first one with ``start``.
+        The stages so far, each with ``from_step``, ``recipe`` and ``store``, the first one with ``start`` and
+        ``descriptors``, the scale.
     """
     path = run / STAGES
     stages = json.loads(path.read_text()) if path.exists() else []
@@ -86,7 +117,8 @@ def begin_stage(
     if stages and stages[-1]["store"] != stage["store"]:
         warnings.warn(f"{run} goes on from step {step} on another store than it was trained on so far", stacklevel=2)
     if not stages or any(stages[-1][name] != now for name, now in stage.items()):
-        stages.append({"from_step": step, **stage} if stages else {"from_step": step, "start": start, **stage})
+        first = {"start": start, "descriptors": scale._asdict() if scale else None}
+        stages.append({"from_step": step, **({} if stages else first), **stage})
     with atomic_path(path) as unfinished:
         unfinished.write_text(json.dumps(stages, indent=1) + "\n")
     return stages

@@ -58,7 +58,7 @@ from molcmim.progress import Progress
 from molcmim.ranks import gather_ranks, leave_at_exit
 from molcmim.recipe import Recipe
 from molcmim.resident import ResidentBatches
-from molcmim.stages import begin_stage, changes, load_start, origin
+from molcmim.stages import begin_stage, changes, descriptor_scale, load_start, origin
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 
 WHOLE = "whole"
@@ -304,6 +304,8 @@ def pretrain(
     tokenizer = load_tokenizer(train_store.manifest.tokenizer)
     manifest = train_store.manifest
     check_stores(manifest, valid_store.manifest, vocab_hash(tokenizer), recipe)
+    newest = newest_whole_checkpoint(output)
+    scale = descriptor_scale(output, recipe, manifest, resumed=newest is not None)
     config = MolCMIMConfig.named(
         recipe.size,
         **{
@@ -312,7 +314,7 @@ def pretrain(
             "notation": manifest.notation,
             "max_position_embeddings": _padded(manifest.settings["max_length"]),
             "posterior": recipe.posterior,
-            "num_descriptors": len(manifest.descriptor_names) if recipe.chemistry_factor else 0,
+            "num_descriptors": len(scale.names) if recipe.chemistry_factor else 0,
             **recipe.model,
         },
     )
@@ -322,7 +324,6 @@ def pretrain(
             f"the stores hold up to {longest} tokens (padded), the model reads {config.max_position_embeddings}; "
             "raise max_position_embeddings or prepare with a smaller --max-length"
         )
-    newest = newest_whole_checkpoint(output)
     check_continues(output, newest, recipe, config)
     set_seed(recipe.seed)
     model = MolCMIMModel(config)
@@ -342,13 +343,14 @@ def pretrain(
         views=needs.views,
         rank=arguments.process_index,
         world=arguments.world_size,
+        scale=scale,
     )
     trainer = PretrainTrainer(
         model,
         arguments,
         recipe,
         batches,
-        list(held_out_batches(valid_store, recipe.evaluate_molecules, manifest.descriptor_scale)),
+        list(held_out_batches(valid_store, recipe.evaluate_molecules, scale)),
         token_characters(tokenizer),
     )
     for callback in callbacks:
@@ -359,7 +361,7 @@ def pretrain(
     started_at = int(newest.name.rpartition("-")[2]) if newest else 0
     if trainer.is_world_process_zero():
         _remember_recipe(output, recipe)
-        stages = begin_stage(output, started_at, recipe, manifest, start)
+        stages = begin_stage(output, started_at, recipe, manifest, start, scale)
         _remove_unfinished(output)
     if newest and trainer.moving is not None:
         trainer.moving.load(newest / MOVING_AVERAGE)
@@ -376,7 +378,7 @@ def pretrain(
             "stages": changes(stages),
             "store": origin(manifest),
             "valid": origin(valid_store.manifest),
-            "descriptors": manifest.descriptor_scale._asdict() if recipe.chemistry_factor else None,
+            "descriptors": scale._asdict() if recipe.chemistry_factor else None,
         }
         dtype = "bfloat16" if recipe.precision == "bf16" else "float32"  # what it was trained in is what is kept
         checkpoint.write(model, tokenizer, output / "model", facts, dtype)

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 
 from molcmim import checkpoint, metrics, trainer
 from molcmim.cli import app
-from molcmim.data import StoreManifest
+from molcmim.data import DESCRIPTORS, StoreManifest
 from molcmim.evaluation import evaluate
 from molcmim.latent import Posterior
 from molcmim.model import MolCMIMModel
@@ -194,6 +194,23 @@ def test_training_starts_with_the_weights_of_a_checkpoint(run, stores, tmp_path)
         pretrain(*stores, output, Recipe.load("tiny", **{**still, "start": None}))
     with pytest.raises(FileNotFoundError, match="start"):
         pretrain(*stores, tmp_path / "new", Recipe.load("tiny", **still))
+
+
+def test_descriptors_keep_the_scale_of_the_checkpoint_that_is_started_from(run, stores, tmp_path):
+    names = ["nitrogens", "sulfurs", "carbons", "oxygens"]  # more, in another order, and in other units
+    units = {"descriptor_mean": [5.0] * 4, "descriptor_std": [2.0] * 4}
+    store = write_store(tmp_path / "store", 0, 40, True, descriptor_names=names, **units)
+    counts = np.load(store / DESCRIPTORS)
+    np.save(store / DESCRIPTORS, np.stack([counts[:, 1], counts[:, 1], counts[:, 0], counts[:, 2]], 1))
+    recipe = {**CHOICES, "start": str(run / "model"), "decay_share": 0.0, "learning_rate": 0.0}
+    for steps in (5, 6):
+        pretrain(store, store, tmp_path / "run", Recipe.load("tiny", **{**recipe, "steps": steps}))
+    ours, theirs = (checkpoint.read_record(folder / "model")["training"] for folder in (tmp_path / "run", run))
+    assert ours["descriptors"] == theirs["descriptors"]
+    assert evaluate(run / "model", store)["descriptor_r2"] == evaluate(tmp_path / "run/model", store)["descriptor_r2"]
+    pretrain(stores[0], stores[0], tmp_path / "same", Recipe.load("tiny", **{**recipe, "steps": 5}))
+    here, there = (pd.read_csv(tmp_path / name / "log.csv")["log_p_descriptors"].dropna() for name in ("run", "same"))
+    assert here.tolist()[: len(there)] == pytest.approx(there.tolist())
 
 
 @pytest.mark.parametrize(
