@@ -15,8 +15,11 @@ from typer.testing import CliRunner
 from molcmim import checkpoint
 from molcmim.cli import app
 from molcmim.config import MolCMIMConfig
+from molcmim.generation import reconstruct
 from molcmim.model import MolCMIMModel
 from molcmim.tokenizer import load_tokenizer, vocab_hash
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -185,3 +188,15 @@ def test_the_table_names_each_fact() -> None:
         "    from step 0  steps 300",
         "    from step 300  steps 400",
     ]
+
+
+@pytest.mark.parametrize("name", sorted(path.parent.name for path in ROOT.glob("checkpoints/*/checkpoint.json")))
+def test_what_is_released_is_whole(name: str) -> None:
+    folder = ROOT / "checkpoints" / name
+    checkpoint.load(folder)
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert evaluation["weights_sha256"] == checkpoint.read_record(folder)["weights_sha256"]
+    assert evaluation["checkpoint"] == name
+    assert f"{evaluation['exact_reconstruction']:.1%}".replace("%", " %") in (folder / "README.md").read_text()
+    drugs = ["CC(=O)Oc1ccccc1C(=O)O", "Cn1c(=O)c2c(ncn2C)n(C)c1=O", "CC(C)Cc1ccc(C(C)C(=O)O)cc1"]
+    assert reconstruct(drugs, checkpoint=str(folder))["smiles"].tolist() == drugs
