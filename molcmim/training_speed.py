@@ -19,6 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from molcmim.config import MolCMIMConfig
 from molcmim.data import BucketedBatches, TokenStore
+from molcmim.metrics import bfloat16_pays
 from molcmim.model import MolCMIMModel
 from molcmim.recipe import Recipe
 from molcmim.trainer import pretrain
@@ -32,7 +33,10 @@ VARIANTS: dict[str, dict[str, object]] = {
 }
 """What of the recipe is changed."""
 EMBEDDED_TOKENS = 262_144
-"""Of a batch that is embedded on a GPU, padding included; a sixty-fourth of it on a CPU."""
+"""Of a batch that is embedded on a GPU, padding included; a sixty-fourth of it on a CPU. As in the featurizer, which
+needs RDKit, as training does not."""
+EMBEDDED = {"cpu": 2_000, "cuda": 200_000}
+"""Molecules that are embedded to measure."""
 
 
 def measure(store: str | os.PathLike[str], recipe: Recipe, steps: int = 60, rounds: int = 2) -> pd.DataFrame:
@@ -123,18 +127,19 @@ def covered(spans: list[tuple[float, float]]) -> float:
     return total
 
 
-def embedding(store: str | os.PathLike[str], recipe: Recipe, molecules: int = 200_000) -> float:
+def embedding(store: str | os.PathLike[str], recipe: Recipe) -> float:
     """Measure the mean embeddings a second that a fresh model of the recipe makes of a store's tokens.
 
-    Padded on the host, in bfloat16, and brought back to it; similar lengths together, as ``molcmim featurize`` does it
-    once SMILES are read. No more than `molecules`, all of them twice; the first time does not count.
+    Padded on the host, in bfloat16 where it is fast, and brought back to it; similar lengths together, as ``molcmim
+    featurize`` does it once SMILES are read. All of them twice; the first time does not count.
     """
     tokens = TokenStore(store)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = bfloat16_pays(device)
     longest = {"max_position_embeddings": tokens.manifest.settings["max_length"]}
     model = MolCMIMModel(MolCMIMConfig.named(recipe.size, **{**longest, **recipe.model})).eval()
     torch.nn.Module.to(model, device)
-    rows = np.arange(min(molecules, len(tokens))) * tokens.manifest.spellings
+    rows = np.arange(min(EMBEDDED[device.type], len(tokens))) * tokens.manifest.spellings
     rows = rows[np.argsort(-tokens.lengths[rows], kind="stable")]
     budget = EMBEDDED_TOKENS if device.type == "cuda" else EMBEDDED_TOKENS // 64
     started = 0.0
@@ -143,7 +148,7 @@ def embedding(store: str | os.PathLike[str], recipe: Recipe, molecules: int = 20
         while done < len(rows):
             batch = rows[done : done + max(1, budget // int(tokens.lengths[rows[done]]))]
             ids = torch.from_numpy(tokens.gather(batch).ids).to(device)
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
                 model.encode(ids).mu.cpu()
             done += len(batch)
     return len(rows) / (time.perf_counter() - started)

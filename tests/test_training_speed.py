@@ -48,6 +48,7 @@ def test_all_molecules_of_a_store_are_embedded(store, monkeypatch):
     monkeypatch.setattr(
         training_speed.MolCMIMModel, "encode", lambda self, ids: (seen.append(ids.shape), encode(self, ids))[1]
     )
-    assert training_speed.embedding(store, Recipe.load("tiny"), 20) > 0
+    monkeypatch.setattr(training_speed, "EMBEDDED", {"cpu": 20, "cuda": 20})
+    assert training_speed.embedding(store, Recipe.load("tiny")) > 0
     assert sum(rows for rows, _ in seen) == 2 * 20
     assert all(rows * length <= 100 for rows, length in seen)
