@@ -13,7 +13,7 @@ from molcmim import Featurizer
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--molecules", default=Path(__file__).with_name("molecules.csv"), help="CSV with name and smiles")
-parser.add_argument("--embedding", default="mean", choices=["mean", "informative", "both"])
+parser.add_argument("--embedding", default="mean", choices=["mean", "informative", "both", "descriptors"])
 parser.add_argument("--output", default="embeddings.npz")
 parser.add_argument("--checkpoint", default="molcmim-small")
 arguments = parser.parse_args()

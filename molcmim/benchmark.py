@@ -102,8 +102,11 @@ class Plan:
     """Names of :data:`molcmim.datasets.DATASETS`."""
     splits: Sequence[str] = tuple(SEEDS)
     """Of :data:`SEEDS`."""
-    features: Sequence[str] = (*EMBEDDINGS, *smiles.FINGERPRINTS, "rdkit2d+morgan", "both+rdkit2d")
-    """Embeddings, names of :data:`molcmim.smiles.FINGERPRINTS`, names of `extra`; several side by side with +."""
+    features: Sequence[str] = (
+        *("mean", "informative", "both"), *smiles.FINGERPRINTS, "rdkit2d+morgan", "both+rdkit2d",
+    )  # fmt: skip
+    """Embeddings (by default those that every checkpoint has), names of :data:`molcmim.smiles.FINGERPRINTS`, names of
+    `extra`; several side by side with +."""
     heads: Sequence[str] = tuple(downstream.HEADS)
     """Of :data:`molcmim.downstream.HEADS`."""
     checkpoints: Sequence[str] = ("molcmim-small",)
@@ -358,8 +361,8 @@ class Features:
         path = self.folder / f"{dataset}-{part}-{self.identity(dataset, model, part)}.npy"
         if path.exists():
             return np.load(path)
-        if part == "both":
-            X = self.load(model).featurize(molecules, "both")
+        if part in EMBEDDINGS:
+            X = self.load(model).featurize(molecules, part)
         else:
             chunks = (molecules.iloc[start : start + CHUNK].tolist() for start in range(0, len(molecules), CHUNK))
             X = np.concatenate(Parallel(self.jobs)(delayed(smiles.fingerprints)(chunk, part) for chunk in chunks))

@@ -191,11 +191,7 @@ def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
         "path": str(folder),
         "parameters": parameters,
         "bytes": sum((folder / file).stat().st_size for file in _weights(record)),
-        "embedding_dims": {
-            "mean": config.latent_dim,
-            "informative": config.width,
-            "both": config.latent_dim + config.width,
-        },
+        "embedding_dims": config.embedding_dims,
         "max_length": config.max_position_embeddings,
         "architecture": {
             name: getattr(config, name)

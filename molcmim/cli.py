@@ -156,7 +156,7 @@ def featurize(
     input: Annotated[str, typer.Argument(help="Molecule file: .smi, .csv, .tsv (.gz), .parquet; - for stdin.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .parquet, .csv, .tsv, .npy.")],
     checkpoint: Annotated[str, typer.Option(help="Name or folder of a checkpoint.")] = "molcmim-small",
-    embedding: Annotated[str, typer.Option(help="mean, informative or both.")] = "mean",
+    embedding: Annotated[str, typer.Option(help="mean, informative, both or descriptors.")] = "mean",
     column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
     format: Annotated[str | None, typer.Option(help="smi, csv, tsv, parquet; default: by suffix.")] = None,
     canonicalize: Annotated[bool, typer.Option(help="Embed the canonical SMILES, or as written.")] = True,

@@ -141,7 +141,7 @@ def benchmark_retrieval(
     library: Annotated[str, typer.Argument(help=MOLECULES)],
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV file; a .png goes beside it.")],
     queries: Annotated[int, typer.Option(min=1, help="How many of the molecules are looked for.")] = 500,
-    embedding: Annotated[str, typer.Option(help="mean, informative or both.")] = "mean",
+    embedding: Annotated[str, typer.Option(help="mean, informative, both or descriptors.")] = "mean",
     checkpoint: Checkpoint = "molcmim-small",
     column: Column = None,
     random_state: RandomState = 0,

@@ -22,7 +22,7 @@ def draw_map(
     color: Annotated[str | None, typer.Option(help="Column of a file whose value colours a molecule.")] = None,
     unit: Annotated[str, typer.Option(help="Its unit.")] = "",
     column: Column = None,
-    embedding: Annotated[str, typer.Option(help="mean, informative or both.")] = "mean",
+    embedding: Annotated[str, typer.Option(help="mean, informative, both or descriptors.")] = "mean",
     method: Annotated[str, typer.Option(help="tsne (of 50 principal components) or pca.")] = "tsne",
     checkpoint: Checkpoint = "molcmim-small",
     data: Annotated[Path | None, typer.Option(help="Folder of the property sets; default: cache, download.")] = None,

@@ -22,7 +22,7 @@ def finetune(
     classify: Annotated[bool, typer.Option("--classify", help="The values are classes, any labels.")] = False,
     ensemble: Annotated[int, typer.Option(min=1, help="Models; from 2 on numbers have uncertainties.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="Name or folder of what is fine-tuned.")] = "molcmim-small",
-    embedding: Annotated[str, typer.Option(help="mean, informative or both (the latter two are slow).")] = "mean",
+    embedding: Annotated[str, typer.Option(help="mean, descriptors, or, slowly, informative or both.")] = "mean",
     epochs: Annotated[int | None, typer.Option(min=0, help="At most; 0: the pretrained model stays frozen.")] = None,
     standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
     column: Column = None,

@@ -129,6 +129,20 @@ class MolCMIMConfig(PretrainedConfig):
         }
         super().__init__(**tokens, **kwargs)
 
+    @property
+    def embedding_dims(self) -> dict[str, int]:
+        """Name -> columns of each embedding that the model has; see :func:`molcmim.featurizer.embed`."""
+        dims = {"mean": self.latent_dim, "informative": self.width, "both": self.latent_dim + self.width}
+        return {**dims, "descriptors": self.num_descriptors} if self.num_descriptors else dims
+
+    def embedding_dim(self, embedding: str) -> int:
+        """Columns of one embedding; ValueError if the model has it not."""
+        dims = self.embedding_dims
+        if embedding not in dims:
+            why = ": that takes training with the chemistry factor" if embedding == "descriptors" else ""
+            raise ValueError(f"embedding must be one of {', '.join(dims)} for this model, got {embedding!r}{why}")
+        return dims[embedding]
+
     @classmethod
     def named(cls, size: str, **overrides: Any) -> MolCMIMConfig:
         """Build the configuration of a named size, single settings overridden.

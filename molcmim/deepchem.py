@@ -41,7 +41,7 @@ class MolCMIMFeaturizer(dc.feat.MolecularFeaturizer):
     ----------
     checkpoint : str or path
         Name or folder, as for :meth:`molcmim.Featurizer.from_pretrained`. Loaded at the first molecule.
-    embedding : {"mean", "informative", "both"}
+    embedding : {"mean", "informative", "both", "descriptors"}
         Which embedding; see :func:`molcmim.featurizer.embed`.
     canonicalize : bool
         Embed the canonical SMILES, whichever way it was written.

@@ -23,7 +23,9 @@ from molcmim.model import MolCMIMModel
 from molcmim.reading import Encoded, Reader
 from molcmim.tokenizer import Codec
 
-EMBEDDINGS = ("mean", "informative", "both")
+EMBEDDINGS = ("mean", "informative", "both", "descriptors")
+DECODED = ("informative", "both")
+"""Those that the decoder takes part in."""
 ON_ERROR = ("raise", "nan", "skip")
 PRECISIONS = ("float32", "bfloat16")
 TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 262_144}
@@ -43,7 +45,9 @@ def embed(
 
     ``mean`` is mu(x), the mean of q(z|x). ``informative`` (cMIM, arXiv 2509.21511) is the average of the
     decoder's last hidden states, right before the vocabulary projection, over the predicted positions, under
-    teacher forcing with z = mu(x). ``both`` is the two side by side.
+    teacher forcing with z = mu(x). ``both`` is the two side by side. ``descriptors`` is the mean of p(d|z) at z =
+    mu(x): the RDKit descriptors that the chemistry factor (after arXiv 2606.11508) tells from mu, linearly, in units of
+    their standard deviations over the training molecules.
 
     Parameters
     ----------
@@ -52,13 +56,22 @@ def embed(
     input_ids, attention_mask
         What the encoder reads, padded on the right.
     target_ids
-        What the decoder is forced to say; for ``mean`` it is not looked at.
-    embedding : {"mean", "informative", "both"}
+        What the decoder is forced to say; not looked at where it takes no part (:data:`DECODED`).
+    embedding : {"mean", "informative", "both", "descriptors"}
         Which.
+
+    Raises
+    ------
+    ValueError
+        For ``descriptors`` of a model that was trained without the chemistry factor.
     """
     mu = model.encode(input_ids, attention_mask).mu
     if embedding == "mean":
         return mu
+    if embedding == "descriptors":
+        if model.to_descriptors is None:
+            raise ValueError("the model was trained without the chemistry factor: it tells no descriptors")
+        return model.to_descriptors(mu).float()
     hidden = model.decode_hidden(target_ids, mu).float()
     predicted = (target_ids[:, 1:] != model.config.pad_token_id).float()
     informative = torch.einsum("btd,bt->bd", hidden, predicted / predicted.sum(1, keepdim=True))
@@ -132,13 +145,11 @@ class Featurizer:
         return self.model.config.max_position_embeddings
 
     def dim(self, embedding: str = "mean") -> int:
-        """Columns of an embedding: "mean", "informative" or "both"."""
-        _check(embedding=embedding)
-        config = self.model.config
-        return (embedding != "informative") * config.latent_dim + (embedding != "mean") * config.width
+        """Columns of an embedding, one of :data:`EMBEDDINGS`; ValueError if the model has it not."""
+        return self.model.config.embedding_dim(embedding)
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{embedding} {self.dim(embedding)}" for embedding in EMBEDDINGS)
+        sizes = ", ".join(f"{embedding} {dim}" for embedding, dim in self.model.config.embedding_dims.items())
         how = f"up to {self.max_length} tokens; {self.precision} on {self.model.device}"
         return f"Featurizer({self.name!r}: {sizes}; {how})"
 
@@ -160,7 +171,7 @@ class Featurizer:
         ----------
         molecules : str, Mol, or any iterable of them
             SMILES and RDKit molecules: list, tuple, array, Series, generator. One alone is a list of one.
-        embedding : {"mean", "informative", "both"}
+        embedding : {"mean", "informative", "both", "descriptors"}
             See :func:`embed`.
         on_error : {"raise", "nan", "skip"}
             What to do about molecules that cannot be embedded: not a string, unparsable, too long. None is
@@ -186,11 +197,12 @@ class Featurizer:
         MoleculeError
             Under ``on_error="raise"``, if any molecule is bad: names all of them with their reasons.
         ValueError
-            If an argument is not one of those allowed.
+            If an argument is not one of those allowed, or the model has no such embedding.
         TypeError
             If `molecules` is a table.
         """
-        _check(embedding=embedding, on_error=on_error)
+        self.dim(embedding)
+        _check(on_error=on_error)
         rows = as_rows(molecules)
         if progress is None:
             progress = len(rows) >= SHOW_PROGRESS_FROM and sys.stderr.isatty()
@@ -261,7 +273,7 @@ def as_rows(molecules: Any) -> list[Any]:
 
 
 def _check(**choices: str) -> None:
-    known = {"embedding": EMBEDDINGS, "on_error": ON_ERROR, "precision": PRECISIONS}
+    known = {"on_error": ON_ERROR, "precision": PRECISIONS}
     for name, choice in choices.items():
         if choice not in known[name]:
             raise ValueError(f"{name} must be one of {', '.join(known[name])}, got {choice!r}")

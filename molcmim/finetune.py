@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from molcmim import checkpoint, smiles
 from molcmim.calibration import fit_spread
-from molcmim.featurizer import EMBEDDINGS, as_rows
+from molcmim.featurizer import DECODED, EMBEDDINGS, as_rows
 from molcmim.kernel_machine import KernelMachine
 from molcmim.property_network import PropertyNetwork, batch, run
 from molcmim.spelling import Speller
@@ -54,7 +54,8 @@ class Choices:
     """
 
     embedding: str = "mean"
-    """What the head reads: "mean" trains the encoder; "informative" and "both" the decoder too, far slower."""
+    """What the head reads: "mean" and "descriptors" train the encoder; "informative" and "both" the decoder too, far
+    slower."""
     epochs: int = 24
     """Passes over the train part; the learning rate is 0 after the last, and the weights of the best are kept. 0 leaves
     the pretrained model frozen."""
@@ -115,7 +116,7 @@ def layer_depths(network: PropertyNetwork) -> dict[str, int]:
         if name.startswith("model.decoder."):
             return top + 1 + (config.decoder_layers if name.startswith("model.decoder.norm.") else here)
         assert part is not None
-        return top if part[1] != "head" else top + 1 + (network.embedding != "mean") * (config.decoder_layers + 1)
+        return top if part[1] != "head" else top + 1 + (network.embedding in DECODED) * (config.decoder_layers + 1)
 
     return {name: depth(name) for name, _ in network.named_parameters()}
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from molcmim.data import gather
-from molcmim.featurizer import TOKENS_PER_BATCH, embed
+from molcmim.featurizer import DECODED, TOKENS_PER_BATCH, embed
 from molcmim.kernel_machine import CLIP
 from molcmim.model import MolCMIMModel
 from molcmim.spelling import Spelled
@@ -69,7 +69,7 @@ class PropertyNetwork(nn.Module):
     ----------
     model : MolCMIMModel
         Its unneeded parts are taken off.
-    embedding : {"mean", "informative", "both"}
+    embedding : {"mean", "informative", "both", "descriptors"}
         See :func:`molcmim.featurizer.embed`.
     outputs, waves, dropout
         Of the :class:`Head`.
@@ -77,14 +77,13 @@ class PropertyNetwork(nn.Module):
 
     def __init__(self, model: MolCMIMModel, embedding: str, outputs: int, waves: int, dropout: float = 0.0) -> None:
         super().__init__()
-        for part in ("to_logvar", "to_descriptors", *(("decoder",) if embedding == "mean" else ())):
+        needed = {"to_descriptors": embedding == "descriptors", "decoder": embedding in DECODED, "to_logvar": False}
+        for part in (part for part, stays in needed.items() if not stays):
             setattr(model, part, None)
-        if embedding != "mean":
+        if embedding in DECODED:
             setattr(model.decoder, "to_vocabulary", None)  # noqa: B010 - a module by its type
         self.model, self.embedding = model, embedding
-        config = model.config
-        width = (embedding != "informative") * config.latent_dim + (embedding != "mean") * config.width
-        self.head = Head(width, outputs, waves, dropout)
+        self.head = Head(model.config.embedding_dim(embedding), outputs, waves, dropout)
 
     def features(self, input_ids: Int[Tensor, "b t"], target_ids: Int[Tensor, "b s"]) -> Float[Tensor, "b d"]:
         """Embedding of a spelling; the decoder, where it takes part, is forced to say the canonical SMILES."""

@@ -32,7 +32,7 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
     ----------
     checkpoint : str or path
         Name or folder, as for :meth:`molcmim.Featurizer.from_pretrained`.
-    embedding : {"mean", "informative", "both"}
+    embedding : {"mean", "informative", "both", "descriptors"}
         Which embedding; see :func:`molcmim.featurizer.embed`.
     on_error : {"raise", "nan"}
         What to do about molecules that cannot be embedded: raise an error that names all of them, or give

@@ -147,8 +147,8 @@ class MolCMIMRegressor(RegressorMixin, _Property):
     ----------
     checkpoint : str or path
         What is fine-tuned; see :meth:`molcmim.Featurizer.from_pretrained`.
-    embedding : {"mean", "informative", "both"}
-        What the head reads; all but "mean" train the decoder too, several times slower.
+    embedding : {"mean", "informative", "both", "descriptors"}
+        What the head reads; "informative" and "both" train the decoder too, several times slower.
     epochs : int, optional
         Passes over the train part at most; 0 fits only the head, in closed form. Default: of `Choices`.
     ensemble : int

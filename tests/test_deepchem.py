@@ -191,7 +191,7 @@ def test_settings_reach_the_featurizer(door: Any, tiny_checkpoint: Path) -> None
     assert (featurize("OCC") == featurize("CCO")).all()
     assert (featurize("OCC", canonicalize=False) != featurize("CCO")).any()
     assert (featurize("CC(=O)[O-].[Na+]", standardize=True) == featurize("CC(=O)O")).all()
-    with pytest.raises(ValueError, match="embedding must be one of mean, informative, both, got 'median'"):
+    with pytest.raises(ValueError, match="embedding must be one of mean, informative, both, descriptors, got 'median'"):
         door.MolCMIMFeaturizer(tiny_checkpoint, "median")
     with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'"):
         door.MolCMIMFeaturizer("nowhere")

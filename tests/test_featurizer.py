@@ -217,13 +217,29 @@ def test_the_model_is_left_as_it_was(tiny_checkpoint: Path) -> None:
 
 
 def test_choices_are_checked(tiny: Featurizer) -> None:
-    with pytest.raises(ValueError, match="embedding must be one of mean, informative, both, got 'Mean'"):
+    with pytest.raises(ValueError, match="embedding must be one of mean, informative, both for this model, got 'Mean'"):
         tiny.featurize("C", embedding="Mean")
     with pytest.raises(ValueError, match="embedding must be one of"):
         tiny.dim("all")
     with pytest.raises(ValueError, match="on_error must be one of raise, nan, skip, got 'ignore'"):
         tiny.featurize("C", on_error="ignore")
     assert "mean 32, informative 64, both 96; up to 256 tokens; float32 on cpu" in repr(tiny)
+
+
+def test_descriptors_are_what_rdkit_computes_nearly(tiny: Featurizer) -> None:
+    released = Featurizer.from_pretrained("molcmim-small", "cpu")
+    X = released.featurize(ALL, "descriptors")
+    assert X.dtype == np.float32
+    assert X.shape == (len(ALL), released.dim("descriptors"))
+    assert np.abs(released.featurize(ALL[3], "descriptors") - X[3]).max() < 1e-5
+    weight, bias = (p.detach().numpy().astype(np.float64) for p in released.model.to_descriptors.parameters())
+    assert np.abs(released.featurize(ALL) @ weight.T + bias - X).max() < 1e-4
+    scale = checkpoint.describe("molcmim-small")["training"]["descriptors"]
+    raw = pd.DataFrame([smiles.descriptors(smiles.parse(text)) for text in ALL], columns=smiles.DESCRIPTOR_NAMES)
+    computed = ((raw[scale["names"]] - scale["mean"]) / scale["std"]).clip(-10, 10).to_numpy()
+    assert ((X - computed) ** 2).sum() < 0.15 * ((computed - computed.mean(0)) ** 2).sum()
+    with pytest.raises(ValueError, match="both for this model, got 'descriptors': that takes training"):
+        tiny.featurize("CCO", "descriptors")
 
 
 @pytest.mark.parametrize("embedding", ["mean", "informative"])

@@ -18,6 +18,7 @@ from sklearn.kernel_ridge import KernelRidge
 from stores import MOLECULES
 
 from molcmim import checkpoint, warm_start
+from molcmim.featurizer import Featurizer
 from molcmim.finetune import Choices, cut, finetune, layer_depths, parameter_groups, train
 from molcmim.kernel_machine import KernelMachine
 from molcmim.property_network import PropertyNetwork, gaussian_waves, run
@@ -339,10 +340,23 @@ def test_classes(kind: str, classes: list, tiny_checkpoint: Path) -> None:
     assert right.mean() > 0.8
 
 
+def test_the_head_may_read_descriptors(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    choices, y = replace(QUICK, epochs=1, embedding="descriptors"), LOGP[:, None]
+    model = finetune("molcmim-small", SMILES, y, (SMILES, y), choices=replace(choices, averaging=0.0))
+    assert model.networks[0].head.linear.in_features == Featurizer.from_pretrained().dim("descriptors")
+    assert {name.split(".")[1] for name, _ in model.networks[0].named_parameters()} >= {"encoder", "to_descriptors"}
+    model.save(tmp_path / "model")
+    found = model.predict(SMILES)
+    np.testing.assert_allclose(PropertyModel.load(tmp_path / "model").predict(SMILES), found, atol=1e-5)
+    assert np.corrcoef(found[:, 0], LOGP)[0, 1] > 0.95
+    with pytest.raises(ValueError, match="'descriptors': that takes training with the chemistry factor"):
+        finetune(tiny_checkpoint, SMILES, y, (SMILES, y), choices=choices)
+
+
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"embedding": "median"}, "embedding must be one of mean, informative, both"),
+        ({"embedding": "median"}, "embedding must be one of mean, informative, both, descriptors"),
         ({"ensemble": 0}, "ensemble must be at least 1, got 0"),
         ({"dropout": 1.0}, "dropout must be between 0 and 0.95, got 1.0"),
     ],
