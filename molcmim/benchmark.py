@@ -84,8 +84,8 @@ class Task(NamedTuple):
     """Name in :data:`molcmim.downstream.HEADS`, or :data:`END_TO_END`."""
 
     @property
-    def matrix(self) -> tuple[str, str, str]:
-        """What :meth:`Features.matrix` wants to know."""
+    def matrices(self) -> tuple[str, str, str]:
+        """What :meth:`Features.matrices` wants to know."""
         return self.dataset, self.model, self.features
 
     @property
@@ -244,12 +244,12 @@ def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bo
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "fits").glob("*.json"))]
     missing = [task for task in tasks if not (folder / "fits" / task.file).exists()]
     # all before the first fit: a process pool must not be asked for while another hands out its tasks
-    needed = dict.fromkeys(task.matrix for task in missing if task.head != END_TO_END)
-    matrices = {key: features.matrix(*key) for key in needed}
+    needed = dict.fromkeys(task.matrices for task in missing if task.head != END_TO_END)
+    matrices = {key: features.matrices(*key) for key in needed}
     done = Parallel(jobs, return_as="generator_unordered")(
         delayed(_predict)(task, sets[task.dataset], splits[Place(*task[:3])], plan.folders.get(task.model, ""))
         if task.head == END_TO_END
-        else delayed(_fit)(task, matrices[task.matrix], sets[task.dataset], splits[Place(*task[:3])])
+        else delayed(_fit)(task, matrices[task.matrices], sets[task.dataset], splits[Place(*task[:3])])
         for task in missing
     )
     hidden = None if progress is None else not progress
@@ -263,7 +263,7 @@ def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bo
 
 def _fit(task: Task, X: Any, data: pd.DataFrame, parts: Split) -> tuple[Task, dict[str, Any]]:
     done = downstream.fit_head(task.head, X, data["y"].to_numpy(), parts, task.seed)
-    return task, _record(task, done, X.shape[1])
+    return task, _record(task, done, sum(part.shape[1] for part in X))
 
 
 def _predict(task: Task, data: pd.DataFrame, parts: Split, found_by: str) -> tuple[Task, dict[str, Any]]:
@@ -346,9 +346,9 @@ class Features:
                 facts.append(folders.sha256(self.plan.extra_files[part]))
         return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
-    def matrix(self, dataset: str, model: str, features: str) -> Float32[np.ndarray, "n d"]:
+    def matrices(self, dataset: str, model: str, features: str) -> list[Float32[np.ndarray, "n _"]]:
         """One data set's features; `features` may be several joined by +."""
-        return np.concatenate([self._part(dataset, model, part) for part in features.split("+")], axis=1)
+        return [self._part(dataset, model, part) for part in features.split("+")]
 
     def _part(self, dataset: str, model: str, part: str) -> Float32[np.ndarray, "n d"]:
         molecules = self.sets[dataset]["smiles"]

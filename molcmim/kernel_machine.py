@@ -73,36 +73,51 @@ class KernelMachine:
         sd = np.where(sd > 1e-6 * np.abs(mean), sd, 1)  # less is a constant's rounding
         center, scale = mean.astype(np.float32), sd.astype(np.float32)
         z = _standardized(X[rows], center, scale)
-        distances = _distances(z, z)
-        coefficients, chosen = np.zeros((len(rows), values.shape[1])), np.zeros((values.shape[1], 2))
-        for i, column in enumerate(values[rows].T):
-            known = np.flatnonzero(~np.isnan(column))
-            if not len(known):
-                continue
-            t, root = column[known], np.sqrt(weights[rows][known])
-            few = slice(0, CHOOSING)  # the rows are in an order that was drawn
-            between = distances[np.ix_(known[few], known[few])]
-            errors = {
-                (error, gamma, penalty)
-                for gamma in GAMMAS
-                for penalty, error in leave_one_out(_kernel(between, gamma), t[few], root[few]).items()
-            }
-            _, *chosen[i] = min(errors)
-            gram = _kernel(distances[np.ix_(known, known)], chosen[i, 0]) * root * root[:, None]
-            gram[np.diag_indices_from(gram)] += chosen[i, 1]
-            coefficients[known, i] = root * cho_solve(cho_factor(gram, overwrite_a=True), root * t)
-        return cls(center, scale, z, coefficients, *chosen.T)
+        return cls(center, scale, z, *solve(mean_squares(z, z), values[rows], weights[rows]))
 
     def predict(self, X: Float[np.ndarray, "m d"]) -> Float64[np.ndarray, "m y"]:
         """Predict standardised targets."""
         found = np.zeros((len(X), len(self.gammas)))
         for start in range(0, len(X), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
-            distances = _distances(_standardized(X[rows], self.center, self.scale), self.support)
+            distances = mean_squares(_standardized(X[rows], self.center, self.scale), self.support)
             for gamma in np.unique(self.gammas):
                 own = self.gammas == gamma
-                found[rows, own] = _kernel(distances, gamma) @ self.coefficients[:, own]
+                found[rows, own] = matern(distances, gamma) @ self.coefficients[:, own]
         return found
+
+
+def solve(
+    distances: Float64[np.ndarray, "n n"], values: Float[np.ndarray, "n y"], weights: Float[np.ndarray, " n"]
+) -> tuple[Float64[np.ndarray, "n y"], Float64[np.ndarray, " y"], Float64[np.ndarray, " y"]]:
+    """Coefficients of the rows for each target, and the gamma and penalty of lowest leave-one-out error.
+
+    Parameters
+    ----------
+    distances
+        :func:`mean_squares` of the rows. Gamma and penalty are chosen on the first :data:`CHOOSING` of them, which are
+        to be in an order that was drawn.
+    values, weights
+        As for :meth:`KernelMachine.fit`.
+    """
+    coefficients, chosen = np.zeros(values.shape), np.zeros((values.shape[1], 2))
+    for i, column in enumerate(values.T):
+        known = np.flatnonzero(~np.isnan(column))
+        if not len(known):
+            continue
+        t, root = column[known], np.sqrt(weights[known])
+        few = slice(0, CHOOSING)
+        between = distances[np.ix_(known[few], known[few])]
+        errors = {
+            (error, gamma, penalty)
+            for gamma in GAMMAS
+            for penalty, error in leave_one_out(matern(between, gamma), t[few], root[few]).items()
+        }
+        _, *chosen[i] = min(errors)
+        gram = matern(distances[np.ix_(known, known)], chosen[i, 0]) * root * root[:, None]
+        gram[np.diag_indices_from(gram)] += chosen[i, 1]
+        coefficients[known, i] = root * cho_solve(cho_factor(gram, overwrite_a=True), root * t)
+    return coefficients, *chosen.T
 
 
 def leave_one_out(
@@ -134,12 +149,13 @@ def _standardized(
     return ((X - center) / scale).clip(-CLIP, CLIP).astype(np.float32)
 
 
-def _distances(a: Float32[np.ndarray, "m d"], b: Float32[np.ndarray, "n d"]) -> Float64[np.ndarray, "m n"]:
-    """Squared, divided by d; in float64, in which a row's distance from itself is 0 but for rounding."""
+def mean_squares(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "n d"]) -> Float64[np.ndarray, "m n"]:
+    """Squared distances by d; in float64, in which a row's distance from itself is 0 but for rounding."""
     x, y = a.astype(np.float64), b.astype(np.float64)
     return np.maximum((x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T, 0) / a.shape[1]
 
 
-def _kernel(distances: Float64[np.ndarray, "m n"], gamma: float) -> Float64[np.ndarray, "m n"]:
+def matern(distances: Float64[np.ndarray, "m n"], gamma: float) -> Float64[np.ndarray, "m n"]:
+    """Kernel, with a constant of 1, of :func:`mean_squares`."""
     r = np.sqrt(3 * gamma * distances)
     return (1 + r) * np.exp(-r) + 1

@@ -103,6 +103,19 @@ def test_units_do_not_matter(problem: tuple[np.ndarray, np.ndarray]) -> None:
     assert b.test_rmse_over_sd == pytest.approx(a.test_rmse_over_sd, rel=1e-3)
 
 
+@pytest.mark.parametrize("head", ["svr", "kernel"])
+def test_features_side_by_side_count_alike_whatever_their_widths(
+    head: str, problem: tuple[np.ndarray, np.ndarray]
+) -> None:
+    X, y = problem
+    narrow, wide = fit_head(head, [X[:, :3], X], y, SPLIT), fit_head(head, [np.tile(X[:, :3], 20), X], y, SPLIT)
+    np.testing.assert_allclose(wide.test_predictions, narrow.test_predictions, rtol=1e-4)
+    drowned = fit_head(head, np.c_[np.tile(X[:, :3], 20), X], y, SPLIT)
+    assert np.abs(drowned.test_predictions - narrow.test_predictions).max() > 1e-3
+    alone = fit_head(head, [X], y, SPLIT)
+    np.testing.assert_array_equal(alone.test_predictions, fit_head(head, X, y, SPLIT).test_predictions)
+
+
 def test_bootstrap_interval_covers_what_it_says() -> None:
     rng = np.random.default_rng(0)
     covered = [
