@@ -13,12 +13,14 @@ BOXES = {  # name: (x, y, width, title, what it is, colour)
     "posterior": (4.5, 1.0, 1.75, "posterior q(z|x)", "mean mu, variance\nz = mu + noise", "#dff0d8"),
     "decoder": (6.85, 1.0, 1.75, "causal decoder", "p(x|z), teacher-forced\nor generating", "#d6e6f5"),
     "back": (9.2, 1.0, 1.55, "SMILES", "reconstructed,\nor a new one", "#eef2f7"),
+    "descriptors": (2.15, -0.65, 1.75, "descriptors", "embedding (n, p):\ntold from mu, linearly", "#fdebd0"),
     "mean": (4.5, -0.65, 1.75, "mean", "embedding (n, D)", "#fdebd0"),
     "informative": (6.85, -0.65, 1.75, "informative", "embedding (n, width):\naverage hidden state", "#fdebd0"),
     "contrast": (4.5, 2.6, 1.75, "contrastive factor", "p(k=1|x,z): z against\nthe batch's other codes", "#f6dfe3"),
 }
 ARROWS = [("smiles", "encoder"), ("encoder", "posterior"), ("posterior", "decoder"), ("decoder", "back"),
-          ("posterior", "mean"), ("decoder", "informative"), ("posterior", "contrast")]  # fmt: skip
+          ("posterior", "mean"), ("mean", "descriptors"), ("decoder", "informative"),
+          ("posterior", "contrast")]  # fmt: skip
 HEIGHT = 0.95
 
 
@@ -41,7 +43,8 @@ def _ends(start: str, end: str) -> tuple[tuple[float, float], tuple[float, float
     x0, y0, width0, *_ = BOXES[start]
     x1, y1, width1, *_ = BOXES[end]
     if y0 == y1:
-        return (x0 + width0 + 0.08, y0 + HEIGHT / 2), (x1 - 0.08, y1 + HEIGHT / 2)
+        from_, to = (x0 + width0 + 0.08, x1 - 0.08) if x0 < x1 else (x0 - 0.08, x1 + width1 + 0.08)
+        return (from_, y0 + HEIGHT / 2), (to, y1 + HEIGHT / 2)
     down = y1 < y0
     return (
         (x0 + width0 / 2, y0 - 0.08 if down else y0 + HEIGHT + 0.08),
