@@ -374,6 +374,7 @@ def pretrain(
             "resumed_at_step": started_at,
             "seconds_since_resumed": round(done.metrics["train_runtime"]),
             "world_size": arguments.world_size,
+            "computed_in": "bfloat16" if arguments.bf16 else "float32",  # which the recipe leaves to the hardware
             "start": stages[0]["start"],
             "stages": changes(stages),
             "store": origin(manifest),

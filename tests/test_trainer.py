@@ -169,6 +169,8 @@ def test_a_finished_run_is_not_trained_again_but_can_go_on(run, stores, tmp_path
     pretrain(*stores, again, longer)
     facts = checkpoint.read_record(again / "model")["training"]
     assert (facts["steps"], facts["resumed_at_step"]) == (STEPS + 2, STEPS)
+    pays = metrics.bfloat16_pays(torch.device("cpu"))
+    assert facts["computed_in"] == ("bfloat16" if pays else "float32")
     assert (again / "model" / "model.safetensors").read_bytes() != weights
 
 
