@@ -23,6 +23,7 @@ from transformers import PreTrainedTokenizerFast
 import molcmim
 from molcmim import files, folders
 from molcmim.config import MolCMIMConfig
+from molcmim.data import DescriptorScale
 from molcmim.model import MolCMIMModel
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 
@@ -164,6 +165,12 @@ def read_record(folder: Path) -> dict[str, Any]:
         )
     _require(folder, CONFIG, *weights, "tokenizer.json", "tokenizer_config.json")
     return record
+
+
+def descriptor_scale(name_or_path: str | os.PathLike[str]) -> DescriptorScale | None:
+    """Say which descriptors a checkpoint tells from a code, in order, and in what units; None if it tells none."""
+    described = read_record(resolve(name_or_path))["training"].get("descriptors")
+    return DescriptorScale(**described) if described else None
 
 
 def _require(folder: Path, *names: str) -> None:

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from molcmim import checkpoint
-from molcmim.data import DescriptorScale, TokenStore
+from molcmim.data import TokenStore
 from molcmim.files import atomic_path
 from molcmim.metrics import held_out, held_out_batches, token_characters
 from molcmim.objectives import OBJECTIVES
@@ -69,9 +69,7 @@ def evaluate(
         )
     record = checkpoint.read_record(checkpoint.resolve(name_or_path))
     objective = record["training"].get("recipe", {}).get("objective", "cmim")
-    described = record["training"].get("descriptors")
-    scale = DescriptorScale(**described) if described else None
-    batches = list(held_out_batches(held, molecules, scale, random_spellings))
+    batches = list(held_out_batches(held, molecules, checkpoint.descriptor_scale(name_or_path), random_spellings))
     bar = tqdm(batches, disable=not progress)
     metrics = held_out(model, bar, token_characters(tokenizer), OBJECTIVES[objective].decoder).as_dict()
     return {

@@ -10,6 +10,7 @@ from jaxtyping import Float32, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
+from molcmim import checkpoint as checkpoints
 from molcmim.sklearn_property import MolCMIMClassifier, MolCMIMRegressor, column
 
 if TYPE_CHECKING:
@@ -123,8 +124,10 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> Shaped[np.ndarray, " d"]:
-        """Names of the columns, such as ``molcmim_mean_0``; `input_features` is not looked at."""
+        """Names of the columns, such as ``molcmim_mean_0`` or ``molcmim_NumHBD``; `input_features` is not looked at."""
         dim = self._load().dim
+        if self.embedding == "descriptors" and (scale := checkpoints.descriptor_scale(self.checkpoint)):
+            return np.array([f"molcmim_{name}" for name in scale.names], dtype=object)
         parts = ("mean", "informative") if self.embedding == "both" else (self.embedding,)
         return np.array([f"molcmim_{part}_{i}" for part in parts for i in range(dim(part))], dtype=object)
 

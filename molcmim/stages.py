@@ -71,12 +71,13 @@ def descriptor_scale(run: Path, recipe: Recipe, store: StoreManifest, resumed: b
         Whether the run goes on, on the scale that it began with. Else it begins: on that of the checkpoint whose
         weights it starts with, which has learned it, or on the store's.
     """
-    described: dict[str, Any] | None = None
+    scale: DescriptorScale | None = None
     if resumed:
         described = json.loads((run / STAGES).read_text())[0]["descriptors"]
+        scale = DescriptorScale(**described) if described else None
     elif recipe.start:
-        described = checkpoint.read_record(checkpoint.resolve(recipe.start))["training"].get("descriptors")
-    return DescriptorScale(**described) if described else store.descriptor_scale
+        scale = checkpoint.descriptor_scale(recipe.start)
+    return scale or store.descriptor_scale
 
 
 def begin_stage(

@@ -207,6 +207,14 @@ def test_names_and_frames(embedding: str, tiny_checkpoint: Path, embeddings: dic
     assert list(transformer.fit_transform(frame["smiles"]).index) == list("abcdef")
 
 
+def test_descriptors_have_their_names() -> None:
+    transformer = MolCMIMTransformer("molcmim-small", "descriptors").set_output(transform="pandas")
+    out = transformer.fit_transform(["CCO", "NC1CCCCC1", "OCC(O)CO"])
+    assert out.shape == (3, 70)
+    assert out["molcmim_NumHBD"].idxmax() == 2
+    assert out["molcmim_NumHeavyAtoms"].rank().tolist() == [1, 3, 2]  # 3, 7 and 6
+
+
 def test_a_column_among_others(tiny_checkpoint: Path, embeddings: dict[str, np.ndarray]) -> None:
     frame = pd.DataFrame({"smiles": SMILES, "ph": np.arange(6.0)})
     for column in ("smiles", ["smiles"]):
