@@ -106,7 +106,7 @@ class Plan:
         *("mean", "informative", "both"), *smiles.FINGERPRINTS, "rdkit2d+morgan", "both+rdkit2d",
     )  # fmt: skip
     """Embeddings (by default those that every checkpoint has), names of :data:`molcmim.smiles.FINGERPRINTS`, names of
-    `extra`; several side by side with +."""
+    `extra`; several side by side with +, which then count alike."""
     heads: Sequence[str] = tuple(downstream.HEADS)
     """Of :data:`molcmim.downstream.HEADS`."""
     checkpoints: Sequence[str] = ("molcmim-small",)

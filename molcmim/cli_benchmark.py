@@ -32,7 +32,7 @@ def benchmark_property(
     unit: Annotated[str, typer.Option(help="Unit of those values.")] = "",
     splits: Annotated[str, typer.Option(help="Comma between names.")] = "random,scaffold",
     features: Annotated[
-        str, typer.Option(help="Embeddings, RDKit's, names of --extra files; + puts several side by side.")
+        str, typer.Option(help="Embeddings, RDKit's, names of --extra files; + joins several, with equal shares.")
     ] = "mean,informative,both,morgan,rdkit2d,maccs,rdkit2d+morgan,both+rdkit2d",
     heads: Annotated[str, typer.Option(help="Comma between names.")] = "ridge,svr,kernel,mlp,forest",
     predictors: Annotated[

@@ -64,6 +64,8 @@ from molcmim.tokenizer import load_tokenizer, vocab_hash
 WHOLE = "whole"
 """Empty file that is written last into a checkpoint, so that one cut short is never resumed from."""
 MOVING_AVERAGE = "moving_average.safetensors"
+REDRAWN_AFTER = 60.0
+"""Seconds between two pictures of a run."""
 
 
 class PretrainTrainer(Trainer):
@@ -231,7 +233,13 @@ class PretrainTrainer(Trainer):
 
 
 class CurveCallback(TrainerCallback):
-    """Keeps ``log.csv`` up to date at every checkpoint and evaluation, ``curves.png`` at every evaluation."""
+    """Keeps ``log.csv`` up to date at every checkpoint and evaluation, ``curves.png`` at evaluations and at the end.
+
+    A picture takes a second or two: none is drawn within :data:`REDRAWN_AFTER` of the last, or of the start.
+    """
+
+    def __init__(self) -> None:
+        self.drawn = time.monotonic()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write the state's history."""
@@ -239,12 +247,19 @@ class CurveCallback(TrainerCallback):
             write_log(state.log_history, Path(str(args.output_dir)))
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write it, and draw it if it is time."""
+        self.on_save(args, state, control)
+        if time.monotonic() - self.drawn > REDRAWN_AFTER:
+            self.on_train_end(args, state, control)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write and draw it."""
         self.on_save(args, state, control)
         if state.is_world_process_zero:
             write_curves(state.log_history, Path(str(args.output_dir)))
-
-    on_train_end = on_evaluate
+            self.drawn = time.monotonic()
 
 
 class MovingAverageCallback(TrainerCallback):

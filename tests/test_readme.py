@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
+import shlex
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from warm import Warm
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,28 +24,30 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(command: list[str], folder: Path) -> str:
-    # Another folder than the repository: what runs is the installed package, or the one on the path that pytest has.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command} failed:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    programs = Warm()
+    yield programs
+    programs.close()
 
 
-def test_python_blocks_run_in_order(workplace: Path) -> None:
+def test_python_blocks_run_in_order(workplace: Path, warm: Warm) -> None:
     program = "\n".join(code for language, code in BLOCKS if language == "python")
-    printed = run([sys.executable, "-c", program], workplace)
+    (workplace / "blocks.py").write_text(program, encoding="utf-8")
+    printed = warm.run(["blocks.py"], workplace)
     assert "float32" in printed
     assert "row 1: 'C1CC'" in printed
     assert "row 2: None" in printed
 
 
-def test_shell_blocks_run_in_order(workplace: Path) -> None:
+def test_shell_blocks_run_in_order(workplace: Path, warm: Warm) -> None:
     shell = [code for language, code in BLOCKS if language == "bash"]
     # The first block installs and runs the tests; .ci/run runs it word for word.
     assert len(shell[0].splitlines()) == 2
-    program = "\n".join(shell[1:]).replace("molcmim ", f"{sys.executable} -m molcmim.cli ")
-    run(["bash", "-euc", program], workplace)
+    for command in "".join(shell[1:]).replace("\\\n", " ").splitlines():
+        name, *arguments = shlex.split(command)
+        assert name == "molcmim"
+        warm.run(["-m", "molcmim.cli", *arguments], workplace)
     assert (workplace / "both.parquet").exists()
     assert (workplace / "embeddings.csv").exists()
 
@@ -62,33 +64,33 @@ def picture(path: Path) -> bytes:
     return held[16:24]
 
 
-def draws_its_picture(workplace: Path, example: str, *options: str) -> list[list[str]]:
+def draws_its_picture(warm: Warm, workplace: Path, example: str, *options: str) -> list[list[str]]:
     """Run an example without its picture; return the fields that it prints."""
     drawn = workplace / "examples" / f"{example}.png"
     shown = picture(drawn)
     drawn.unlink()
-    printed = run([sys.executable, f"examples/{example}.py", *options], workplace)
+    printed = warm.run([f"examples/{example}.py", *options], workplace)
     assert picture(drawn) == shown
     return [line.split() for line in printed.splitlines()]
 
 
-def test_neighbours_of_aspirin(workplace: Path) -> None:
-    assert draws_its_picture(workplace, "05_neighbours")[1][:2] == ["aspirin", "CC(=O)Oc1ccccc1C(=O)O"]
+def test_neighbours_of_aspirin(workplace: Path, warm: Warm) -> None:
+    assert draws_its_picture(warm, workplace, "05_neighbours")[1][:2] == ["aspirin", "CC(=O)Oc1ccccc1C(=O)O"]
 
 
-def test_from_ibuprofen_to_paracetamol(workplace: Path) -> None:
-    printed = draws_its_picture(workplace, "06_interpolate")
+def test_from_ibuprofen_to_paracetamol(workplace: Path, warm: Warm) -> None:
+    printed = draws_its_picture(warm, workplace, "06_interpolate")
     assert float(printed[1][3]) > float(printed[-1][3])  # similarity to ibuprofen
     assert float(printed[1][4]) < float(printed[-1][4])  # to paracetamol
 
 
-def test_optimisation_raises_qed(workplace: Path) -> None:
-    printed = draws_its_picture(workplace, "07_optimize", "--calls", "60")
+def test_optimisation_raises_qed(workplace: Path, warm: Warm) -> None:
+    printed = draws_its_picture(warm, workplace, "07_optimize", "--calls", "60")
     assert float(printed[1][2]) > 0.05  # the gain of the best
 
 
-def test_featurize_example_keeps_what_can_be_embedded(workplace: Path) -> None:
-    printed = run([sys.executable, "examples/01_featurize.py", "--embedding", "both"], workplace)
+def test_featurize_example_keeps_what_can_be_embedded(workplace: Path, warm: Warm) -> None:
+    printed = warm.run(["examples/01_featurize.py", "--embedding", "both"], workplace)
     assert printed.startswith("48 of 49 molecules, 768 dimensions"), printed
     saved = np.load(workplace / "embeddings.npz")
     assert saved["X"].shape == (48, 768)
@@ -96,26 +98,26 @@ def test_featurize_example_keeps_what_can_be_embedded(workplace: Path) -> None:
     assert len(saved["name"]) == 48
 
 
-def test_sklearn_example_beats_the_mean(workplace: Path, shared_data: Path) -> None:
-    printed = run([sys.executable, "examples/02_sklearn.py", "--data", str(shared_data / "moleculenet")], workplace)
+def test_sklearn_example_beats_the_mean(workplace: Path, warm: Warm, shared_data: Path) -> None:
+    printed = warm.run(["examples/02_sklearn.py", "--data", str(shared_data / "moleculenet")], workplace)
     assert float(re.search(r"RMSE ([\d.]+)", printed)[1]) < 1.6  # the train set's mean has 2.315
 
 
-def test_deepchem_example_beats_the_mean(workplace: Path, shared_data: Path) -> None:
+def test_deepchem_example_beats_the_mean(workplace: Path, warm: Warm, shared_data: Path) -> None:
     data = shared_data / "moleculenet" / "deepchem"
-    printed = run([sys.executable, "examples/03_deepchem.py", "--data", str(data)], workplace)
+    printed = warm.run(["examples/03_deepchem.py", "--data", str(data)], workplace)
     rmse = float(re.search(r"rms_score': (?:np\.float64\()?([\d.]+)", printed)[1])
     assert rmse < 1.6  # the train set's mean has 2.315
 
 
-def test_pretrain_example_makes_a_checkpoint_and_goes_on(workplace: Path) -> None:
-    command = [sys.executable, "examples/04_pretrain.py", "--output", "out", "--steps", "40"]
-    run(command, workplace)
+def test_pretrain_example_makes_a_checkpoint_and_goes_on(workplace: Path, warm: Warm) -> None:
+    command = ["examples/04_pretrain.py", "--output", "out", "--steps", "40"]
+    warm.run(command, workplace)
     assert (workplace / "out" / "run" / "model" / "model.safetensors").exists()
 
 
-def test_figure_is_what_its_program_draws(workplace: Path) -> None:
+def test_figure_is_what_its_program_draws(workplace: Path, warm: Warm) -> None:
     drawn = workplace / "examples" / "data_flow.png"
     drawn.unlink()
-    run([sys.executable, "examples/data_flow.py"], workplace)
+    warm.run(["examples/data_flow.py"], workplace)
     assert drawn.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -81,6 +81,16 @@ def test_loss_decreases_and_the_log_has_all_parts(run):
     assert log["learning_rate"].iloc[0] < log["learning_rate"].max() > log["learning_rate"].iloc[-1]
 
 
+@pytest.mark.parametrize(("seconds", "pictures"), [(1e9, 1), (-1.0, 3)])
+def test_curves_are_not_drawn_too_often(seconds, pictures, stores, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(trainer, "write_curves", lambda history, folder: drawn.append(len(history)))
+    monkeypatch.setattr(trainer, "REDRAWN_AFTER", seconds)
+    pretrain(*stores, tmp_path, Recipe.load("tiny", **{**CHOICES, "steps": 4, "warmup_steps": 0, "evaluate_every": 2}))
+    assert len(drawn) == pictures
+    assert (tmp_path / "log.csv").exists()
+
+
 def test_the_result_is_a_whole_checkpoint_without_pickles(run, stores):
     assert not [path for path in (run / "model").iterdir() if path.suffix not in {".json", ".safetensors"}]
     assert (run / "curves.png").stat().st_size > 10_000
