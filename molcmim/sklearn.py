@@ -10,7 +10,6 @@ from jaxtyping import Float32, Shaped
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from molcmim import checkpoint as checkpoints
 from molcmim.sklearn_property import MolCMIMClassifier, MolCMIMRegressor, column
 
 if TYPE_CHECKING:
@@ -125,6 +124,8 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
 
     def get_feature_names_out(self, input_features: Any = None) -> Shaped[np.ndarray, " d"]:
         """Names of the columns, such as ``molcmim_mean_0`` or ``molcmim_NumHBD``; `input_features` is not looked at."""
+        from molcmim import checkpoint as checkpoints
+
         dim = self._load().dim
         if self.embedding == "descriptors" and (scale := checkpoints.descriptor_scale(self.checkpoint)):
             return np.array([f"molcmim_{name}" for name in scale.names], dtype=object)

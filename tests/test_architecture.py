@@ -113,6 +113,12 @@ def test_importing_the_package_is_light() -> None:
     assert min(float(seconds) for seconds, *_ in runs) < 0.3  # the fastest: others may keep the machine busy
 
 
+def test_importing_the_scikit_learn_door_loads_no_model() -> None:
+    loaded = python("import sys, molcmim.sklearn; print(*sys.modules)").split()
+    assert "sklearn" in loaded
+    assert not {"torch", "transformers", "rdkit", "deepchem"} & set(loaded)
+
+
 @pytest.mark.parametrize(
     "first",
     [
