@@ -107,8 +107,8 @@ def fit_head(
     """
     if name not in HEADS:
         raise ValueError(f"unknown head {name!r}; known are {', '.join(HEADS)}")
-    shares = np.ones(X.shape[1]) if isinstance(X, np.ndarray) else equal_shares([part.shape[1] for part in X])
-    X = X if isinstance(X, np.ndarray) else np.concatenate(X, axis=1)
+    groups = [X] if isinstance(X, np.ndarray) else X
+    shares, X = equal_shares([group.shape[1] for group in groups]), np.concatenate(groups, axis=1)
     if len(X) != len(y):
         raise ValueError(f"X has {len(X)} rows, y {len(y)}")
     if bad := np.flatnonzero(~(np.isfinite(X).all(1) & np.isfinite(y))).tolist():

@@ -63,14 +63,14 @@ def embed(
     Raises
     ------
     ValueError
-        For ``descriptors`` of a model that was trained without the chemistry factor.
+        For an embedding that the model has not, as ``descriptors`` without the chemistry factor in training.
     """
+    model.config.embedding_dim(embedding)  # refuses one that the model has not
     mu = model.encode(input_ids, attention_mask).mu
     if embedding == "mean":
         return mu
     if embedding == "descriptors":
-        if model.to_descriptors is None:
-            raise ValueError("the model was trained without the chemistry factor: it tells no descriptors")
+        assert model.to_descriptors is not None
         return model.to_descriptors(mu).float()
     hidden = model.decode_hidden(target_ids, mu).float()
     predicted = (target_ids[:, 1:] != model.config.pad_token_id).float()

@@ -248,9 +248,8 @@ class CurveCallback(TrainerCallback):
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Write it, and draw it if it is time."""
-        self.on_save(args, state, control)
-        if time.monotonic() - self.drawn > REDRAWN_AFTER:
-            self.on_train_end(args, state, control)
+        due = time.monotonic() - self.drawn > REDRAWN_AFTER
+        (self.on_train_end if due else self.on_save)(args, state, control)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
