@@ -10,8 +10,8 @@ from pathlib import Path
 
 from molcmim import Featurizer
 from molcmim.prepare import StoreRecipe, prepare
+from molcmim.pretrain import pretrain
 from molcmim.recipe import Recipe
-from molcmim.trainer import pretrain
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--molecules", default=Path(__file__).with_name("molecules.csv"))

@@ -60,7 +60,7 @@ def kept(path: Path, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
 def trained(data: Stores, **choices: Any) -> Featurizer:
     """A model trained by the tiny recipe with `choices`.
 
-    As ``molcmim.trainer.pretrain`` does, but without what makes a short run long: checkpoints, curves, TensorBoard,
+    As ``molcmim.pretrain.pretrain`` does, but without what makes a short run long: checkpoints, curves, TensorBoard,
     evaluation. The posterior is the first under which the objective means something.
     """
     defaults = {

@@ -119,8 +119,8 @@ def pretrain_model(
     """
     import yaml
 
+    from molcmim.pretrain import pretrain
     from molcmim.recipe import Recipe
-    from molcmim.trainer import pretrain
 
     overrides = {}
     for choice in choices or []:

@@ -21,8 +21,8 @@ from molcmim.config import MolCMIMConfig
 from molcmim.data import BucketedBatches, TokenStore
 from molcmim.metrics import bfloat16_pays
 from molcmim.model import MolCMIMModel
+from molcmim.pretrain import pretrain
 from molcmim.recipe import Recipe
-from molcmim.trainer import pretrain
 
 VARIANTS: dict[str, dict[str, object]] = {
     "compiled layers": {"compile": True},

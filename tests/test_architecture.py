@@ -35,7 +35,7 @@ FLOORS = (
     {"metrics", "datasets", "loaded", "onnx", "preflight", "property_network", "stages"},
     {"tuned", "warm_start"},
     {"trainer", "downstream", "mapping", "retrieval", "speed", "space", "evaluation", "bulk"},
-    {"finetune", "merit", "optimization"},
+    {"finetune", "merit", "optimization", "pretrain"},
     {"generation", "predictors", "report", "training_speed", "tuning_report"},
     {"benchmark", "benchmark_generation", "sklearn_property"},
     {"sklearn", "deepchem"},
@@ -45,7 +45,7 @@ FLOORS = (
 )
 DOORS = {"rdkit": {"smiles", "drawing", "properties"}, "deepchem": {"deepchem", "predictors"}}
 # Pretraining runs where RDKit and DeepChem are not installed; these import all that it needs.
-TRAINING = ("checkpoint", "trainer")
+TRAINING = ("checkpoint", "pretrain")
 
 PACKAGE = Path(__file__).resolve().parents[1] / "molcmim"
 ROOMS = {path.stem: path for path in PACKAGE.rglob("*.py") if path.stem != "__init__"}

@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from molcmim.config import MolCMIMConfig
 from molcmim.contrastive import Views
-from molcmim.data import StoreManifest
+from molcmim.data import StoreManifest, TokenStore
 from molcmim.decoder import Decoder
 from molcmim.latent import Posterior
 from molcmim.metrics import effective_rank
@@ -26,8 +26,9 @@ from molcmim.model import MolCMIMModel
 from molcmim.moving_average import MovingAverage
 from molcmim.objectives import OBJECTIVES, Sample, Settings, log_p_descriptors
 from molcmim.optimizer import build_optimizer
+from molcmim.pretrain import pretrain
 from molcmim.recipe import Recipe
-from molcmim.trainer import MOVING_AVERAGE, both_views, pretrain
+from molcmim.trainer import MOVING_AVERAGE, both_views
 
 STEPS = 30
 CHOICES = {
@@ -187,7 +188,7 @@ atexit.register(lambda: dist.is_initialized() and os._exit(3))  # runs last: by 
 from molcmim.latent import Posterior
 Posterior.rsample = lambda self, noise=None: self.mu  # noise is drawn by rank, so that it cannot be compared
 from molcmim.recipe import Recipe
-from molcmim.trainer import pretrain
+from molcmim.pretrain import pretrain
 for recipe in sys.argv[4:]:
     pretrain(*sys.argv[1:3], sys.argv[3] + "/" + recipe.split("/")[-1].removesuffix(".yaml"), Recipe.load(recipe))
 """
@@ -251,10 +252,8 @@ def test_both_views_are_read_as_they_are_one_by_one():
     ],
 )
 def test_a_store_without_random_spellings_is_refused(tmp_path, monkeypatch, stores, objective, store, choices, message):
-    from molcmim import trainer
-
     manifest = StoreManifest.load(stores[0])
-    monkeypatch.setattr(trainer.TokenStore, "__init__", lambda self, path: setattr(self, "manifest", manifest))
+    monkeypatch.setattr(TokenStore, "__init__", lambda self, path: setattr(self, "manifest", manifest))
     for name, value in store.items():
         object.__setattr__(manifest, name, value)
     with pytest.raises(ValueError, match=message):

@@ -1,53 +1,20 @@
-"""Pretraining: it learns, survives kill -9 to the bit, and two processes train as one does."""
+"""What transformers' Trainer was given of ours: arguments, optimizer, sums, pictures."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import random
-import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
 from types import SimpleNamespace
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 from stores import write_store
-from typer.testing import CliRunner
 
-from molcmim import checkpoint, metrics, trainer
-from molcmim.cli import app
-from molcmim.data import DESCRIPTORS, StoreManifest
-from molcmim.evaluation import evaluate
-from molcmim.latent import Posterior
+from molcmim import metrics, trainer
+from molcmim.config import MolCMIMConfig
+from molcmim.data import BucketedBatches, TokenStore
 from molcmim.model import MolCMIMModel
+from molcmim.pretrain import pretrain
 from molcmim.recipe import Recipe
-from molcmim.stages import STAGES
-from molcmim.trainer import WHOLE, newest_whole_checkpoint, pretrain
-
-STEPS = 40
-CHOICES = {
-    "steps": STEPS,
-    "batch_size": 8,
-    "warmup_steps": 4,
-    "chemistry_factor": True,
-    "seed": 3,
-    "log_every": 4,
-    "evaluate_every": 20,
-    "evaluate_molecules": 8,
-    "save_every": 5,
-    "model.width": 32,
-    "model.encoder_layers": 1,
-    "model.decoder_layers": 1,
-}
 
 
 @pytest.fixture(scope="module")
@@ -56,277 +23,29 @@ def stores(tmp_path_factory):
     return write_store(folder / "train", 0, 40, True), write_store(folder / "valid", 40, None, True)
 
 
-@pytest.fixture(scope="module")
-def run(stores, tmp_path_factory):
-    """Return the folder of a run that was never stopped."""
-    output = tmp_path_factory.mktemp("whole") / "run"
-    assert pretrain(*stores, output, Recipe.load("tiny", **CHOICES)) == output / "model"
-    return output
-
-
-def test_loss_decreases_and_the_log_has_all_parts(run):
-    log = pd.read_csv(run / "log.csv")
-    assert log["step"].tolist() == [1, *range(4, STEPS + 1, 4)]
-    parts = ["log_px", "half_log_qz", "half_log_pz", "log_p_match", "log_p_descriptors"]
-    np.testing.assert_allclose(-log[parts].sum(axis=1), log["loss"], rtol=1e-4)
-    assert log["loss"].iloc[-1] < 0.7 * log["loss"].iloc[0]
-    assert log["token_accuracy"].iloc[-1] > 2 * log["token_accuracy"].iloc[0]
-    assert (log[["molecules_per_second", "mfu", "grad_norm"]] > 0).all(axis=None)
-    assert log["molecules"].tolist() == (8 * log["step"]).tolist()
-    held_out = log.dropna(subset="eval_token_accuracy")
-    assert held_out["step"].tolist() == [20, 40]
-    assert held_out["eval_bits_per_character"].is_monotonic_decreasing
-    assert held_out["eval_descriptor_r2"].notna().all()
-    assert log["learning_rate"].max() == pytest.approx(3e-3)
-    assert log["learning_rate"].iloc[0] < log["learning_rate"].max() > log["learning_rate"].iloc[-1]
-
-
 @pytest.mark.parametrize(("seconds", "pictures"), [(1e9, 1), (-1.0, 3)])
 def test_curves_are_not_drawn_too_often(seconds, pictures, stores, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(trainer, "write_curves", lambda history, folder: drawn.append(len(history)))
     monkeypatch.setattr(trainer, "REDRAWN_AFTER", seconds)
-    pretrain(*stores, tmp_path, Recipe.load("tiny", **{**CHOICES, "steps": 4, "warmup_steps": 0, "evaluate_every": 2}))
+    recipe = Recipe.load("tiny", steps=4, batch_size=8, warmup_steps=0, evaluate_every=2, evaluate_molecules=8)
+    pretrain(*stores, tmp_path, recipe)
     assert len(drawn) == pictures
     assert (tmp_path / "log.csv").exists()
 
 
-def test_the_result_is_a_whole_checkpoint_without_pickles(run, stores):
-    assert not [path for path in (run / "model").iterdir() if path.suffix not in {".json", ".safetensors"}]
-    assert (run / "curves.png").stat().st_size > 10_000
-    assert list((run / "tensorboard").rglob("events.*"))
-    model, _ = checkpoint.load(run / "model")
-    assert (model.config.latent_dim, model.config.width, model.config.num_descriptors) == (32, 32, 3)
-    facts = checkpoint.read_record(run / "model")["training"]
-    assert (facts["steps"], facts["molecules"], facts["resumed_at_step"]) == (STEPS, 8 * STEPS, 0)
-    assert (facts["store"]["num_molecules"], facts["valid"]["num_molecules"]) == (40, 8)
-    (stage,) = json.loads((run / STAGES).read_text())
-    assert (facts["stages"], stage["store"]) == ([{"from_step": 0}], facts["store"])
-    assert Recipe.load(run / "recipe.yaml") == Recipe(**stage["recipe"]) == Recipe.load("tiny", **CHOICES)
-    assert [path.name for path in sorted(run.glob("checkpoint-*"))] == ["checkpoint-35", "checkpoint-40"]
-
-
-def test_descriptors_are_judged_by_the_training_store(run, stores):
-    log = pd.read_csv(run / "log.csv")
-    seen = evaluate(run / "model", stores[1], progress=False)["descriptor_r2"]
-    assert seen == pytest.approx(log["eval_descriptor_r2"].dropna().iloc[-1], abs=1e-3)
-    train, valid = (StoreManifest.load(store).descriptor_scale for store in stores)
-    facts = checkpoint.read_record(run / "model")["training"]
-    assert facts["descriptors"] == train._asdict()
-    assert np.abs(np.array(train.mean) - valid.mean).max() > 0.1  # else the two could not be told apart
-
-
-def test_always_the_canonical_spelling_is_the_canonical_mode(stores, tmp_path):
-    def weights(name, **choices):
-        short = {**CHOICES, "steps": 8, "evaluate_every": 8, **choices}
-        return load_file(pretrain(*stores, tmp_path / name, Recipe.load("tiny", **short)) / "model.safetensors")
-
-    canonical, always, drawn = weights("a", mode="canonical"), weights("b", canonical_share=1.0), weights("c")
-    assert all(torch.equal(weight, always[name]) for name, weight in canonical.items())
-    assert not all(torch.equal(weight, drawn[name]) for name, weight in canonical.items())
-    # It may change within a run: what was trained is gone on with.
-    pretrain(*stores, tmp_path / "c", Recipe.load("tiny", **{**CHOICES, "steps": 12, "canonical_share": 0.75}))
-    facts = checkpoint.read_record(tmp_path / "c" / "model")["training"]
-    assert (facts["resumed_at_step"], facts["recipe"]["canonical_share"]) == (8, 0.75)
-    assert facts["stages"] == [
-        {"from_step": 0, "canonical_share": None, "steps": 8, "evaluate_every": 8},
-        {"from_step": 8, "canonical_share": 0.75, "steps": 12, "evaluate_every": 20},
-    ]
-
-
-def test_killed_at_any_moment_it_ends_with_the_same_weights(run, stores, tmp_path):
-    output = tmp_path / "run"
-    (tmp_path / "mine.yaml").write_text(Recipe.load("tiny", **CHOICES).dump())
-    command = [sys.executable, "-m", "molcmim.cli", "pretrain", str(stores[0]), "--valid", str(stores[1])]
-    command += ["-o", str(output), "--recipe", str(tmp_path / "mine.yaml")]
-    checkpoints = random.randrange(1, 4)
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while (newest := newest_whole_checkpoint(output)) is None or int(newest.name[11:]) < 5 * checkpoints:
-            assert process.poll() is None
-            time.sleep(0.01)
-        time.sleep(0.1 * random.random())
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    # What a kill in the middle of writing a checkpoint leaves: no mark of being whole, files that end too soon.
-    newest = newest_whole_checkpoint(output)
-    cut = output / f"checkpoint-{int(newest.name[11:]) + 5}"
-    shutil.rmtree(cut, ignore_errors=True)
-    shutil.copytree(newest, cut, ignore=shutil.ignore_patterns(WHOLE, "trainer_state.json"))
-    for name in ("model.safetensors", "optimizer.pt"):
-        os.truncate(cut / name, 1000)
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    record = checkpoint.read_record(output / "model")
-    assert record["training"]["resumed_at_step"] == int(newest.name[11:])
-    assert (output / "model" / "model.safetensors").read_bytes() == (run / "model" / "model.safetensors").read_bytes()
-    lines = done.stdout.splitlines()
-    assert lines[-1] == str(output / "model")
-    said = [re.fullmatch(r"step (\d+) of 40 \| (loss|held out).*", line).groups() for line in lines[:-1]]
-    assert said[-2:] == [("40", "loss"), ("40", "held out")]
-    assert len(set(said)) == len(said)  # nothing is measured twice
-    assert "Warning" not in done.stderr
-
-
-@pytest.mark.filterwarnings("ignore:this CPU has no fast bfloat16")
-def test_a_finished_run_is_not_trained_again_but_can_go_on(run, stores, tmp_path):
-    again = tmp_path / "run"
-    shutil.copytree(run, again)
-    pretrain(*stores, again, Recipe.load("tiny", **CHOICES))
-    weights = (run / "model" / "model.safetensors").read_bytes()
-    assert (again / "model" / "model.safetensors").read_bytes() == weights
-    assert pd.read_csv(again / "log.csv")["step"].tolist() == pd.read_csv(run / "log.csv")["step"].tolist()
-    longer = Recipe.load("tiny", **{**CHOICES, "steps": STEPS + 2, "precision": "bf16"})
-    pretrain(*stores, again, longer)
-    facts = checkpoint.read_record(again / "model")["training"]
-    assert (facts["steps"], facts["resumed_at_step"]) == (STEPS + 2, STEPS)
-    pays = metrics.bfloat16_pays(torch.device("cpu"))
-    assert facts["computed_in"] == ("bfloat16" if pays else "float32")
-    assert (again / "model" / "model.safetensors").read_bytes() != weights
-
-
-def test_training_starts_with_the_weights_of_a_checkpoint(run, stores, tmp_path):
-    start, output = tmp_path / "start", tmp_path / "run"
-    shutil.copytree(run / "model", start)
-    still = {**CHOICES, "start": str(start), "steps": 5, "decay_share": 0.0, "learning_rate": 0.0, "model.dropout": 0.1}
-    pretrain(*stores, output, Recipe.load("tiny", **still))
-    before, after = (load_file(folder / "model.safetensors") for folder in (start, output / "model"))
-    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
-    shutil.rmtree(start)  # once a run has begun, its own checkpoints are all it needs
-    pretrain(*stores, output, Recipe.load("tiny", **{**still, "steps": 6}))
-    facts, before = (checkpoint.read_record(folder / "model") for folder in (output, run))
-    assert facts["training"]["start"] == {
-        "weights_sha256": before["weights_sha256"],
-        "steps": STEPS,
-        "molecules": 8 * STEPS,
-        "store": before["training"]["store"],
-        "start": None,
-    }
-    assert facts["training"]["stages"] == [{"from_step": 0, "steps": 5}, {"from_step": 5, "steps": 6}]
-    with pytest.raises(ValueError, match="holds a run with another start; use its"):
-        pretrain(*stores, output, Recipe.load("tiny", **{**still, "start": None}))
-    with pytest.raises(FileNotFoundError, match="start"):
-        pretrain(*stores, tmp_path / "new", Recipe.load("tiny", **still))
-
-
-def test_descriptors_keep_the_scale_of_the_checkpoint_that_is_started_from(run, stores, tmp_path):
-    names = ["nitrogens", "sulfurs", "carbons", "oxygens"]  # more, in another order, and in other units
-    units = {"descriptor_mean": [5.0] * 4, "descriptor_std": [2.0] * 4}
-    store = write_store(tmp_path / "store", 0, 40, True, descriptor_names=names, **units)
-    counts = np.load(store / DESCRIPTORS)
-    np.save(store / DESCRIPTORS, np.stack([counts[:, 1], counts[:, 1], counts[:, 0], counts[:, 2]], 1))
-    recipe = {**CHOICES, "start": str(run / "model"), "decay_share": 0.0, "learning_rate": 0.0}
-    for steps in (5, 6):
-        pretrain(store, store, tmp_path / "run", Recipe.load("tiny", **{**recipe, "steps": steps}))
-    ours, theirs = (checkpoint.read_record(folder / "model")["training"] for folder in (tmp_path / "run", run))
-    assert ours["descriptors"] == theirs["descriptors"]
-    assert evaluate(run / "model", store)["descriptor_r2"] == evaluate(tmp_path / "run/model", store)["descriptor_r2"]
-    pretrain(stores[0], stores[0], tmp_path / "same", Recipe.load("tiny", **{**recipe, "steps": 5}))
-    here, there = (pd.read_csv(tmp_path / name / "log.csv")["log_p_descriptors"].dropna() for name in ("run", "same"))
-    assert here.tolist()[: len(there)] == pytest.approx(there.tolist())
-
-
-@pytest.mark.parametrize(
-    ("choices", "differ"),
-    [
-        ({"model.latent_dim": 8, "model.heads": 2}, "it has heads 4, the run 2; latent_dim 32, the run 8. Size"),
-        ({"posterior": "learned"}, "it has posterior 'sampled', the run 'learned'. Size"),
-        ({"chemistry_factor": False}, "it has num_descriptors 3, the run 0. Size"),
-    ],
-)
-def test_training_does_not_start_with_another_model(run, stores, tmp_path, choices, differ):
-    recipe = Recipe.load("tiny", **{**CHOICES, "start": str(run / "model"), **choices})
-    with pytest.raises(ValueError, match=f"cannot start from {re.escape(recipe.start)}: {differ}"):
-        pretrain(*stores, tmp_path / "run", recipe)
-    assert not (tmp_path / "run").exists()
-
-
-RANK = """
-import atexit, os, sys
-import torch.distributed as dist
-atexit.register(lambda: dist.is_initialized() and os._exit(3))  # runs last: by then a rank has left its group
-from molcmim.latent import Posterior
-Posterior.rsample = lambda self, noise=None: self.mu  # noise is drawn by rank, so that it cannot be compared
-from molcmim.recipe import Recipe
-from molcmim.trainer import pretrain
-pretrain(*sys.argv[1:4], Recipe.load(sys.argv[4]))
-"""
-
-
-@pytest.mark.parametrize("positive", ["z"])
-def test_two_processes_train_as_one_with_the_whole_batch(stores, tmp_path, monkeypatch, positive):
-    changes = {"steps": 4, "log_every": 1, "warmup_steps": 0, "temperature": 0.1, "posterior": "learned"}
-    recipe = Recipe.load("tiny", **{**CHOICES, **changes, "optimizer": "adamw", "positive": positive})
-    (tmp_path / "mine.yaml").write_text(recipe.dump())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, *map(str, stores), str(tmp_path / "two"), str(tmp_path / "mine.yaml")],
-            env={**os.environ, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""},
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank in ("0", "1")
-    ]  # fmt: skip
-    errors = [rank.communicate()[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
-    monkeypatch.setattr(Posterior, "rsample", lambda self, noise=None: self.mu)
-    pretrain(*stores, tmp_path / "one", recipe)
-    one, two = (pd.read_csv(tmp_path / name / "log.csv") for name in ("one", "two"))
-    for name in ("loss", "grad_norm", "token_accuracy", "log_p_match", "eval_nats_per_token"):
-        np.testing.assert_allclose(two[name], one[name], rtol=5e-4, atol=5e-5)
-    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
-    for name, weight in one.items():
-        # Adam makes whole steps of gradients that are 0 but for rounding, so single weights may differ by more. Without
-        # the negatives' gradients from the other process the mean difference is a hundred times this bound.
-        assert (two[name] - weight).abs().mean() < 1e-5, name
-    states = [
-        torch.load(tmp_path / "two" / "checkpoint-4" / f"rng_state_{rank}.pth", weights_only=False) for rank in (0, 1)
-    ]
-    assert not torch.equal(states[0]["cpu"], states[1]["cpu"])
-    assert checkpoint.read_record(tmp_path / "two" / "model")["training"]["world_size"] == 2
-
-
-def test_weight_decay_is_on_matrices_only(run, stores):
-    model = MolCMIMModel.from_pretrained(run / "model")
+def test_weight_decay_is_on_matrices_only(stores, tmp_path):
+    model = MolCMIMModel(MolCMIMConfig.named("tiny", num_descriptors=3))
     for optimizer in ("adamw", "muon"):
-        recipe = Recipe.load("tiny", **{**CHOICES, "optimizer": optimizer})
-        arguments = trainer.training_arguments(recipe, run)
+        recipe = Recipe.load("tiny", batch_size=8, optimizer=optimizer)
+        arguments = trainer.training_arguments(recipe, tmp_path)
         made = trainer.PretrainTrainer(
-            model, arguments, recipe, trainer.BucketedBatches(trainer.TokenStore(stores[0]), 8), [], torch.zeros(1)
+            model, arguments, recipe, BucketedBatches(TokenStore(stores[0]), 8), [], torch.zeros(1)
         ).create_optimizer()
         groups = [(group["weight_decay"], p) for group in made.param_groups for p in group["params"]]
         assert len({id(p) for _, p in groups}) == len(groups) == len(list(model.parameters()))
         assert {decay for decay, p in groups if p.ndim == 1} == {0.0}
         assert {decay for decay, p in groups if p.ndim > 1} >= {0.05}
-
-
-@pytest.mark.parametrize(
-    ("train", "valid", "choices", "message"),
-    [
-        ({"vocab_hash": "another"}, {}, {}, "prepared with another vocabulary than tokenizer 'smiles' has now"),
-        ({}, {"vocab_hash": "another"}, {}, "prepared with another vocabulary"),
-        ({"descriptors": False}, {"descriptors": False}, {}, "chemistry_factor needs descriptors"),
-        (
-            {},
-            {"descriptor_names": ["carbons", "b", "c"]},
-            {},
-            "lacks the descriptors nitrogens, oxygens",
-        ),
-        ({}, {"max_tokens": 65}, {}, r"up to 72 tokens \(padded\), the model reads 64; raise max_position_embeddings"),
-        ({}, {}, {"model.max_position_embeddings": 24}, "the model reads 24"),
-        ({}, {}, {"batch_size": 64}, "has 40 molecules, fewer than one batch of 64"),
-    ],
-)
-def test_what_does_not_fit_is_refused_before_training(tmp_path, train, valid, choices, message):
-    stores = [
-        write_store(tmp_path / name, last=40, **{"descriptors": True, **changes})
-        for name, changes in (("train", train), ("valid", valid))
-    ]
-    with pytest.raises(ValueError, match=message):
-        pretrain(*stores, tmp_path / "run", Recipe.load("tiny", **{**CHOICES, **choices}))
-    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").glob("*"))
 
 
 def test_parts_are_added_up_before_they_are_overwritten():
@@ -335,52 +54,6 @@ def test_parts_are_added_up_before_they_are_overwritten():
     for now in (1.0, 5.0, 2.0):
         trainer.PretrainTrainer._tally(counting, {"log_px": value.fill_(now)})
     assert counting._sums["log_px"].item() == 8
-
-
-def test_random_spellings_must_be_there(tmp_path, monkeypatch, stores):
-    manifest = StoreManifest.load(stores[0])
-    monkeypatch.setattr(trainer.TokenStore, "__init__", lambda self, path: setattr(self, "manifest", manifest))
-    object.__setattr__(manifest, "spellings", 1)
-    with pytest.raises(ValueError, match="mode 'invariant' needs random spellings in the store"):
-        pretrain(*stores, tmp_path / "run", Recipe.load("tiny", **CHOICES))
-
-
-@pytest.mark.parametrize(
-    ("choices", "changed"),
-    [
-        ({"objective": "mim"}, "objective"),
-        ({"temperature": 0.5, "learning_rate": 1e-3}, "temperature, learning_rate"),
-        ({"model.latent_dim": 8}, "model"),
-        ({"chemistry_factor": False}, "chemistry_factor, num_descriptors"),
-        ({"model.max_position_embeddings": 128}, "model, max_position_embeddings"),
-    ],
-)
-def test_a_run_is_not_continued_by_another(run, stores, choices, changed):
-    before = (run / "recipe.yaml").read_text()
-    with pytest.raises(ValueError, match=f"holds a run with another {changed}; use its recipe.yaml and store"):
-        pretrain(*stores, run, Recipe.load("tiny", **{**CHOICES, **choices}))
-    assert (run / "recipe.yaml").read_text() == before
-
-
-def test_command_line(stores, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(trainer, "pretrain", lambda *arguments: seen.append(arguments) or tmp_path)
-    command = ["pretrain", str(stores[0]), "--valid", str(stores[1]), "-o", str(tmp_path), "--recipe", "tiny"]
-    done = CliRunner().invoke(app, [*command, "--set", "steps=50", "--set", "model.width=128", "--set", "compile=yes"])
-    assert done.output.strip() == str(tmp_path)
-    (arguments,) = seen
-    assert arguments[:3] == (*stores, tmp_path)
-    assert arguments[3] == Recipe.load("tiny", steps=50, compile=True, **{"model.width": 128})
-    CliRunner().invoke(app, [*command, "--objective", "vae", "--set", "posterior=learned", "--start", "some"])
-    assert seen[1][3] == Recipe.load("tiny", objective="vae", posterior="learned", start="some")
-    refused = CliRunner().invoke(app, [*command, "--objective", "vae"])
-    assert (refused.exit_code, len(seen)) == (1, 2)
-    assert "objective 'vae' needs posterior 'learned', not 'sampled'" in refused.output
-    refused = CliRunner().invoke(app, [*command, "--objective", "bert"])
-    assert (refused.exit_code, len(seen)) == (1, 2)
-    assert "unknown objective 'bert'; known are mim, cmim, cmim-sum, ae," in refused.output
-    assert CliRunner().invoke(app, [*command, "--set", "steps"]).exit_code == 2
-    assert "--set" in CliRunner().invoke(app, ["pretrain", "--help"]).output
 
 
 @pytest.mark.parametrize(("half", "pays"), [(0.5, True), (1.9, True), (50.0, False)])

@@ -42,7 +42,7 @@ class Warm:
 
 def serve() -> None:
     import molcmim.bulk
-    import molcmim.trainer  # noqa: F401 - what nearly all programs import
+    import molcmim.pretrain  # noqa: F401 - what nearly all programs import
 
     for line in sys.stdin:
         child = os.fork()
