@@ -153,12 +153,12 @@ def evaluate_checkpoint(
 
 @app.command("featurize")
 def featurize(
-    input: Annotated[str, typer.Argument(help="Molecule file: .smi, .csv, .tsv (.gz), .parquet; - for stdin.")],
+    input: Annotated[str, typer.Argument(help="Molecule file: .smi, .csv, .tsv, .sdf (.gz), .parquet; - for stdin.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .parquet, .csv, .tsv, .npy.")],
     checkpoint: Annotated[str, typer.Option(help="Name or folder of a checkpoint.")] = "molcmim-small",
     embedding: Annotated[str, typer.Option(help="mean, informative, both or descriptors.")] = "mean",
     column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
-    format: Annotated[str | None, typer.Option(help="smi, csv, tsv, parquet; default: by suffix.")] = None,
+    format: Annotated[str | None, typer.Option(help="smi, csv, tsv, sdf, parquet; default: by suffix.")] = None,
     canonicalize: Annotated[bool, typer.Option(help="Embed the canonical SMILES, or as written.")] = True,
     standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")] = False,

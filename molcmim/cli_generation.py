@@ -37,7 +37,7 @@ RandomState = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")]
 Column = Annotated[str | None, typer.Option(help="Name of the SMILES column.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")]
-MOLECULES = "Molecule file: .smi, .csv, .tsv (.gz), .parquet; - for stdin."
+MOLECULES = "Molecule file: .smi, .csv, .tsv, .sdf (.gz), .parquet; - for stdin."
 
 
 @app.command("decode")

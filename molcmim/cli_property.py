@@ -15,7 +15,9 @@ Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are
 
 @app.command("finetune")
 def finetune(
-    data: Annotated[str, typer.Argument(help="Table with SMILES and measured values: .csv, .tsv (.gz), .parquet.")],
+    data: Annotated[
+        str, typer.Argument(help="Molecules and measured values: .csv, .tsv, .sdf (.gz), .parquet.")
+    ],
     target: Annotated[list[str], typer.Option(help="Column to predict; may be given several times.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model and its report.")],
     split: Annotated[str, typer.Option(help="random or scaffold: 80 % train, 10 % valid, 10 % test.")] = "random",
@@ -60,10 +62,10 @@ def finetune(
 @app.command("predict")
 def predict(
     model: Annotated[Path, typer.Argument(help="Folder that `molcmim finetune` wrote.")],
-    input: Annotated[str, typer.Argument(help="Molecule file: .smi, .csv, .tsv (.gz), .parquet; - for stdin.")],
+    input: Annotated[str, typer.Argument(help="Molecule file: .smi, .csv, .tsv, .sdf (.gz), .parquet; - for stdin.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .csv, .tsv, .parquet, .npy.")],
     column: Column = None,
-    format: Annotated[str | None, typer.Option(help="smi, csv, tsv, parquet; default: by suffix.")] = None,
+    format: Annotated[str | None, typer.Option(help="smi, csv, tsv, sdf, parquet; default: by suffix.")] = None,
     strict: Strict = False,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read ahead of the model.")] = None,
     device: Device = None,

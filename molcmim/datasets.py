@@ -142,7 +142,7 @@ def load_csv(
     Parameters
     ----------
     path
-        Any format of :func:`molcmim.files.read_chunks`: csv, tsv, Parquet, gzip.
+        Any format of :func:`molcmim.files.read_chunks`: csv, tsv, sdf, Parquet, gzip.
     smiles_column
         Default: found by its name.
     target_columns

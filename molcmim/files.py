@@ -1,6 +1,6 @@
 """Files of molecules and of embeddings, streamed: memory grows with the chunk only. Knows no chemistry.
 
-Text is read as it stands: every column of a .csv, .tsv or .smi file is a string, and no value is "missing".
+Text is read as it stands: every column of a .csv, .tsv, .smi or .sdf file is a string, and no value is "missing".
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ import pyarrow.csv
 import pyarrow.parquet
 from jaxtyping import Float32
 
+from molcmim import sdf
+
 FORMATS = {
     ".smi": "smi",
     ".smiles": "smi",
@@ -35,8 +37,12 @@ FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".sdf": "sdf",
+    ".sd": "sdf",
+    ".mol": "sdf",
 }
-"""Suffix -> format. `smi` is a SMILES a line, white space and a name after it if there is one, no header."""
+"""Suffix -> format. `smi` is a SMILES a line, white space and a name after it if there is one, no header; `sdf` are
+MOL blocks with data items, each of which is a column, see ``molcmim.sdf``."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 
@@ -90,14 +96,15 @@ def read_chunks(
     format = format or _format(path)
     if format == "parquet":
         tables = _parquet_tables(path, chunk_rows)
-    elif format in DELIMITERS or format == "smi":
+    elif format in DELIMITERS or format in ("smi", "sdf"):
         tables = _text_tables(path, format, chunk_rows)
     else:
         raise ValueError(f"unknown format {format!r}; known are {', '.join(sorted(set(FORMATS.values())))}")
     first = next(tables, None)
     if first is None:
         raise ValueError(f"{path}: no molecules in it")
-    name = _smiles_column(path, first.column_names, column)
+    # A structure's SMILES stands first, whatever its data items are called.
+    name = _smiles_column(path, first.column_names, column or ("smiles" if format == "sdf" else None))
     return _number(itertools.chain([first], tables), name)
 
 
@@ -150,17 +157,17 @@ def _parquet_tables(path: str | os.PathLike[str], chunk_rows: int) -> Iterator[p
 
 def _text_tables(path: str | os.PathLike[str], format: str, chunk_rows: int) -> Iterator[pa.Table]:
     with contextlib.ExitStack() as stack:
-        if os.fspath(path) == "-":
-            binary: Any = sys.stdin.buffer
-        else:
-            binary = stack.enter_context(open(path, "rb"))
-            if Path(path).suffix.lower() == ".gz":
-                binary = stack.enter_context(gzip.open(binary))
-        # bytes that are not UTF-8 become surrogates, so that the row that holds them can be named
-        lines = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
-        stack.callback(lines.detach)  # standard input is not ours to close
-        rows = _smi_rows(lines) if format == "smi" else _delimited_rows(path, lines, DELIMITERS[format])
         try:
+            if format == "smi":
+                rows = _smi_rows(stack.enter_context(_text(path)))
+            elif format == "sdf":
+                if os.fspath(path) == "-":
+                    raise ValueError("an SD file is read twice, first for the names of its columns: name a file, not -")
+                with _text(path) as lines:
+                    names = sdf.item_names(lines)
+                rows = sdf.rows(stack.enter_context(_text(path)), names)
+            else:
+                rows = _delimited_rows(path, stack.enter_context(_text(path)), DELIMITERS[format])
             header = next(rows, [])
             for first_row in itertools.count(step=chunk_rows):
                 if not (chunk := list(itertools.islice(rows, chunk_rows))):
@@ -168,6 +175,21 @@ def _text_tables(path: str | os.PathLike[str], format: str, chunk_rows: int) -> 
                 yield _string_table(path, header, chunk, first_row)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise ValueError(f"{path}: damaged gzip file, cut short or not gzip at all: {error}") from error
+
+
+@contextlib.contextmanager
+def _text(path: str | os.PathLike[str]) -> Iterator[io.TextIOWrapper]:
+    """Open a file, or standard input; bytes that are not UTF-8 become surrogates: the row that holds them is named."""
+    with contextlib.ExitStack() as stack:
+        if os.fspath(path) == "-":
+            binary: Any = sys.stdin.buffer
+        else:
+            binary = stack.enter_context(open(path, "rb"))
+            if Path(path).suffix.lower() == ".gz":
+                binary = stack.enter_context(gzip.open(binary))
+        lines = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        stack.callback(lines.detach)  # standard input is not ours to close
+        yield lines
 
 
 def _smi_rows(lines: io.TextIOWrapper) -> Iterator[list[str]]:
@@ -223,8 +245,9 @@ def count_rows(path: str | os.PathLike[str], format: str | None = None) -> int |
     with open(path, "rb") as file:
         with gzip.open(file) if Path(path).suffix.lower() == ".gz" else contextlib.nullcontext(file) as stream:
             sample = stream.read(_SAMPLE)
-        lines = sample.count(b"\n") + (sample[-1:] not in (b"\n", b"")) - (format in DELIMITERS)
-        return max(0, lines if len(sample) < _SAMPLE else lines * os.path.getsize(path) // file.tell())
+        end = sdf.END.encode() if format == "sdf" else b"\n"
+        rows = sample.count(end) + bool(sample.rpartition(end)[2].strip(b"\r\n")) - (format in DELIMITERS)
+        return max(0, rows if len(sample) < _SAMPLE else rows * os.path.getsize(path) // file.tell())
 
 
 @contextlib.contextmanager

@@ -97,6 +97,13 @@ def parse(molecule: object) -> Chem.Mol:
     return mol
 
 
+def from_mol_block(block: str) -> str:
+    """Canonical SMILES of a MOL block, V2000 or V3000, with stereochemistry; empty if RDKit cannot read it."""
+    with BlockLogs():
+        mol = Chem.MolFromMolBlock(block)
+    return "" if mol is None else Chem.MolToSmiles(mol)
+
+
 def _reason(log: str) -> str:
     """Tell a chemist what RDKit's error log says.
 

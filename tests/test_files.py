@@ -111,7 +111,7 @@ def test_smiles_column_is_found(tmp_path: Path, header: str, found: str) -> None
         ("m.parquet", "no", {}, "m.parquet: not a sound Parquet file"),
         ("m.xlsx", "", {}, "m.xlsx: unknown suffix '.xlsx'; known are .smi, .*"),
         ("m.gz", "", {}, "m.gz: unknown suffix ''"),
-        ("m.csv", "smiles\nC\n", {"format": "sdf"}, "unknown format 'sdf'; known are csv, parquet, smi, tsv"),
+        ("m.csv", "smiles\nC\n", {"format": "xls"}, "unknown format 'xls'; known are csv, parquet, sdf, smi, tsv"),
     ],
 )  # fmt: skip
 def test_errors_say_what_and_where(
