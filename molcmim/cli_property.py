@@ -15,9 +15,7 @@ Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are
 
 @app.command("finetune")
 def finetune(
-    data: Annotated[
-        str, typer.Argument(help="Molecules and measured values: .csv, .tsv, .sdf (.gz), .parquet.")
-    ],
+    data: Annotated[str, typer.Argument(help="Molecules and measured values: .csv, .tsv, .sdf (.gz), .parquet.")],
     target: Annotated[list[str], typer.Option(help="Column to predict; may be given several times.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model and its report.")],
     split: Annotated[str, typer.Option(help="random or scaffold: 80 % train, 10 % valid, 10 % test.")] = "random",

@@ -1,4 +1,4 @@
-"""Pretraining: it learns, survives kill -9 to the bit, and two processes train as one does."""
+"""Pretraining: it learns, and survives kill -9 to the bit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,7 +24,6 @@ from molcmim import checkpoint
 from molcmim.cli import app
 from molcmim.data import DESCRIPTORS, StoreManifest
 from molcmim.evaluation import evaluate
-from molcmim.latent import Posterior
 from molcmim.metrics import bfloat16_pays
 from molcmim.pretrain import newest_whole_checkpoint, pretrain
 from molcmim.recipe import Recipe
@@ -227,55 +225,6 @@ def test_training_does_not_start_with_another_model(run, stores, tmp_path, choic
     with pytest.raises(ValueError, match=f"cannot start from {re.escape(recipe.start)}: {differ}"):
         pretrain(*stores, tmp_path / "run", recipe)
     assert not (tmp_path / "run").exists()
-
-
-RANK = """
-import atexit, os, sys
-import torch.distributed as dist
-atexit.register(lambda: dist.is_initialized() and os._exit(3))  # runs last: by then a rank has left its group
-from molcmim.latent import Posterior
-from molcmim.metrics import bfloat16_pays
-Posterior.rsample = lambda self, noise=None: self.mu  # noise is drawn by rank, so that it cannot be compared
-from molcmim.recipe import Recipe
-from molcmim.pretrain import pretrain
-pretrain(*sys.argv[1:4], Recipe.load(sys.argv[4]))
-"""
-
-
-@pytest.mark.parametrize("positive", ["z"])
-def test_two_processes_train_as_one_with_the_whole_batch(stores, tmp_path, monkeypatch, positive):
-    changes = {"steps": 4, "log_every": 1, "warmup_steps": 0, "temperature": 0.1, "posterior": "learned"}
-    recipe = Recipe.load("tiny", **{**CHOICES, **changes, "optimizer": "adamw", "positive": positive})
-    (tmp_path / "mine.yaml").write_text(recipe.dump())
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK, *map(str, stores), str(tmp_path / "two"), str(tmp_path / "mine.yaml")],
-            env={**os.environ, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""},
-            stderr=subprocess.PIPE, text=True,
-        )
-        for rank in ("0", "1")
-    ]  # fmt: skip
-    errors = [rank.communicate()[1] for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
-    monkeypatch.setattr(Posterior, "rsample", lambda self, noise=None: self.mu)
-    pretrain(*stores, tmp_path / "one", recipe)
-    one, two = (pd.read_csv(tmp_path / name / "log.csv") for name in ("one", "two"))
-    for name in ("loss", "grad_norm", "token_accuracy", "log_p_match", "eval_nats_per_token"):
-        np.testing.assert_allclose(two[name], one[name], rtol=5e-4, atol=5e-5)
-    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("one", "two"))
-    for name, weight in one.items():
-        # Adam makes whole steps of gradients that are 0 but for rounding, so single weights may differ by more. Without
-        # the negatives' gradients from the other process the mean difference is a hundred times this bound.
-        assert (two[name] - weight).abs().mean() < 1e-5, name
-    states = [
-        torch.load(tmp_path / "two" / "checkpoint-4" / f"rng_state_{rank}.pth", weights_only=False) for rank in (0, 1)
-    ]
-    assert not torch.equal(states[0]["cpu"], states[1]["cpu"])
-    assert checkpoint.read_record(tmp_path / "two" / "model")["training"]["world_size"] == 2
 
 
 @pytest.mark.parametrize(
