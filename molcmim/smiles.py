@@ -98,10 +98,10 @@ def parse(molecule: object) -> Chem.Mol:
 
 
 def from_mol_block(block: str) -> str:
-    """Canonical SMILES of a MOL block, V2000 or V3000, with stereochemistry; empty if RDKit cannot read it."""
+    """Write the canonical SMILES of a MOL block, V2000 or V3000; empty if RDKit cannot read it, or it is too large."""
     with BlockLogs():
         mol = Chem.MolFromMolBlock(block)
-    return "" if mol is None else Chem.MolToSmiles(mol)
+        return "" if mol is None or mol.GetNumAtoms() > MAX_CHARACTERS else Chem.MolToSmiles(mol)
 
 
 def _reason(log: str) -> str:

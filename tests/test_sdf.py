@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from rdkit import Chem
 from rdkit.Chem import rdDepictor
 
-from molcmim import files, sdf
+from molcmim import files, sdf, smiles
 
 MOLECULES = pd.read_csv(Path(__file__).parents[1] / "examples" / "molecules.csv")
 CHIRAL = ["C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "C/C=C/C", "C/C=C\\C", "[NH3+]CC(=O)[O-]", "CC(=O)O.CN"]
 
 
-def written(path: Path, smiles: list[str], items: list[dict[str, str]], v3000: bool = False) -> Path:
+def written(path: Path, molecules: list[str], items: list[dict[str, str]], v3000: bool = False) -> Path:
     """An SD file of these molecules, by RDKit."""
     with Chem.SDWriter(str(path)) as writer:
         writer.SetForceV3000(v3000)
-        for i, (molecule, own) in enumerate(zip(smiles, items, strict=True)):
+        for i, (molecule, own) in enumerate(zip(molecules, items, strict=True)):
             mol = Chem.MolFromSmiles(molecule)
             rdDepictor.Compute2DCoords(mol)
             mol.SetProp("_Name", f"molecule {i}")
@@ -40,12 +40,12 @@ def table(path: Path, **options: int) -> pd.DataFrame:
 
 @pytest.mark.parametrize("v3000", [False, True])
 def test_it_reads_what_rdkit_wrote(tmp_path: Path, v3000: bool) -> None:
-    smiles = [*MOLECULES["smiles"], *CHIRAL]
-    items = [{"logP": f"{i / 7:.3f}", **({"note": f"two\nlines {i}"} if i % 3 else {})} for i in range(len(smiles))]
-    path = written(tmp_path / "m.sdf", smiles, items, v3000)
+    molecules = [*MOLECULES["smiles"], *CHIRAL]
+    items = [{"logP": f"{i / 7:.3f}", **({"note": f"two\nlines {i}"} if i % 3 else {})} for i in range(len(molecules))]
+    path = written(tmp_path / "m.sdf", molecules, items, v3000)
     found = table(path, chunk_rows=7)
     assert found.columns.tolist() == ["smiles", "name", "logP", "note"]
-    assert found["smiles"].tolist() == [Chem.CanonSmiles(molecule) for molecule in smiles]
+    assert found["smiles"].tolist() == [Chem.CanonSmiles(molecule) for molecule in molecules]
     by_rdkit = [
         mol.GetPropsAsDict(includePrivate=True, autoConvertStrings=False) for mol in Chem.SDMolSupplier(str(path))
     ]
@@ -53,7 +53,7 @@ def test_it_reads_what_rdkit_wrote(tmp_path: Path, v3000: bool) -> None:
         assert found[column].tolist() == [own.get(name, "") for own in by_rdkit]
     (tmp_path / "m.sdf.gz").write_bytes(gzip.compress(path.read_bytes().replace(b"\n", b"\r\n")))
     pd.testing.assert_frame_equal(table(tmp_path / "m.sdf.gz"), found)
-    assert files.count_rows(path) == files.count_rows(tmp_path / "m.sdf.gz") == len(smiles)
+    assert files.count_rows(path) == files.count_rows(tmp_path / "m.sdf.gz") == len(molecules)
     assert {chunk.column for chunk in files.read_chunks(path)} == {"smiles"}
 
 
@@ -74,6 +74,14 @@ def test_a_damaged_record_is_a_row_without_smiles_and_harms_no_other(tmp_path: P
     path.write_text(first + "$$$$\n" + "\n\n\n$$$$\n" + third.rstrip("\n"))  # an empty record, and no last $$$$
     assert table(path)["smiles"].tolist() == ["CCO", "", "CCF"]
     assert files.count_rows(path) == 3
+
+
+def test_what_is_larger_than_any_smiles_that_is_read_is_not_written() -> None:
+    chain = Chem.MolToMolBlock(Chem.MolFromSmiles("C" * 20), forceV3000=True)
+    assert smiles.from_mol_block(chain) == "C" * 20
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(smiles, "MAX_CHARACTERS", 19)
+        assert smiles.from_mol_block(chain) == ""
 
 
 def test_a_mol_file_is_one_record(tmp_path: Path) -> None:
