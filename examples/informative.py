@@ -2,6 +2,7 @@
 
     python examples/informative.py compare --store TRAIN --valid VALID [--data FOLDER]
     python examples/informative.py ablate  --store TRAIN --valid VALID [--data FOLDER]
+    python examples/informative.py recipe  --store TRAIN --valid VALID [--data FOLDER]
     python examples/informative.py anatomy --store TRAIN --valid VALID [--data FOLDER]
     python examples/informative.py compare --quick                                      # likewise the others
 
@@ -10,19 +11,22 @@ compare  MIM, cMIM, cMIM-sum, AE, VAE, cVAE and InfoNCE-X at one budget: mean, i
          RMSE (objective, embedding; replicates: seeds of pretraining), and the gain from MIM's mean to cMIM's
          informative embedding, split between the two causes.
 ablate   cMIM over tau and over latent_dim.
+recipe   cMIM over the latent vectors K that read, the memory vectors M that write, and the schedule's decay, at a
+         latent_dim that is half of what K = 4 vectors hold, as in molcmim-small.
 anatomy  The informative embedding of cMIM, or of any --checkpoint, by decoder layer, by pooling, and read while the
          decoder is told the molecule (teacher forcing) or writes what it believes it to be.
 
-Training is with the tiny model, of one layer each where many are trained (compare, ablate), its latent as wide as its
-decoder, on token stores of `molcmim prepare --spellings`. An RMSE is the mean over five random splits, or that of the
-scaffold split. Writes informative_<experiment>*.csv and .png. What a run scored is kept in --runs as it ends and not
-done again.
+Training is with the tiny model, of one layer each where many are trained (all but anatomy), its latent as wide as its
+decoder (compare), on token stores of `molcmim prepare --spellings`. An RMSE is the mean over five random splits, or
+that of the scaffold split. Writes informative_<experiment>*.csv and .png. What a run scored is kept in --runs as it
+ends and not done again.
 """
 
 import argparse
 import functools
 import itertools
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,8 +49,10 @@ OBJECTIVES = ("mim", "cmim", "cmim-sum", "ae", "vae", "cvae", "infonce-x")
 EMBEDDINGS = ("mean", "informative", "both")
 TAUS = (0.1, 0.3, 1.0, 3.0)
 LATENT_DIMS = (64, 128, 256, 512)
-TAU, LATENT_DIM = 1.0, 64
+TAU, LATENT_DIM, DECAY_SHARE = 1.0, 64, 0.3
 LAYERS = {"encoder_layers": 1, "decoder_layers": 1}
+RECIPE: dict[str, Any] = {"latent_dim": 128, "num_latents": 4, "memory_tokens": 4, "decay_share": DECAY_SHARE}
+VARIED = {"num_latents": (1, 2, 4, 8), "memory_tokens": (1, 4, 8), "decay_share": (0.0, DECAY_SHARE, 0.9)}
 BATCH = 128
 
 
@@ -66,16 +72,22 @@ class Setup(NamedTuple):
         budget = {"batch_size": self.batch_size, "steps": self.steps}
         return trained(self.data, objective=objective, seed=seed, **{**budget, **choices})
 
-    def scores(self, objective: str, seed: int, tau: float = TAU, latent_dim: int = LATENT_DIM) -> pd.DataFrame:
+    def scores(
+        self, objective: str, seed: int, tau: float = TAU, latent_dim: int = LATENT_DIM, **more: Any
+    ) -> pd.DataFrame:
         """Embedding, set, split, RMSE and how well held-out molecules are decoded, of one run."""
-        run = f"{objective}-tau{tau:g}-latent{latent_dim}-{self.batch_size}x{self.steps}-{seed}"
+        others = "".join(f"-{name}{value:g}" for name, value in more.items())
+        run = f"{objective}-tau{tau:g}-latent{latent_dim}{others}-{self.batch_size}x{self.steps}-{seed}"
         return kept(
             self.runs / "+".join(self.probes) / f"{run}.csv",
-            functools.partial(self._measure, objective, seed, tau, latent_dim),
+            functools.partial(self._measure, objective, seed, tau, latent_dim, **more),
         )
 
-    def _measure(self, objective: str, seed: int, tau: float, latent_dim: int) -> pd.DataFrame:
-        choices: dict[str, Any] = {"temperature": tau, "model": {**LAYERS, "latent_dim": latent_dim}}
+    def _measure(
+        self, objective: str, seed: int, tau: float, latent_dim: int, decay_share: float = DECAY_SHARE, **model: int
+    ) -> pd.DataFrame:
+        model = {**LAYERS, "latent_dim": latent_dim, **model}
+        choices: dict[str, Any] = {"temperature": tau, "decay_share": decay_share, "model": model}
         if objective == "untrained":
             featurizer = self.train("cmim", seed, **{**choices, "learning_rate": 0.0, "steps": 1})
         else:
@@ -150,10 +162,21 @@ def gain(table: pd.DataFrame) -> dict[str, float]:
 
 def ablate(setup: Setup) -> dict[str, pd.DataFrame]:
     plans: list[tuple[str, float]] = [*(("tau", tau) for tau in TAUS), *(("latent_dim", dim) for dim in LATENT_DIMS)]
+    return varied(setup, plans[3:5] if setup.quick else plans, {})
+
+
+def recipe(setup: Setup) -> dict[str, pd.DataFrame]:
+    plans = [(setting, value) for setting, values in VARIED.items() for value in values]
+    return varied(setup, plans[:2] if setup.quick else plans, RECIPE)
+
+
+def varied(setup: Setup, plans: Sequence[tuple[str, float]], rest: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Scores of cMIM with one setting after the other at one value after the other, all else as `rest` says."""
     found = []
     for seed in range(setup.seeds):
-        for setting, value in plans[3:5] if setup.quick else plans:
-            found.append(setup.scores("cmim", seed, **{setting: value}).assign(setting=setting, value=value, seed=seed))
+        for setting, value in plans:
+            scores = setup.scores("cmim", seed, **{**rest, setting: value})
+            found.append(scores.assign(setting=setting, value=value, seed=seed))
             print(f"{setting} {value:g}, seed {seed}: done", flush=True)
     table = pd.concat(found, ignore_index=True)
     return {"": table[["setting", "value", "seed", *table.columns.drop(["setting", "value", "seed"])]]}
@@ -209,8 +232,8 @@ def draw(experiment: str, table: pd.DataFrame, path: Path) -> None:
     groups = "decoder" if experiment == "anatomy" else "embedding"
     if experiment == "compare":
         table = table.assign(what=table["objective"])
-    elif experiment == "ablate":
-        names = table["setting"].map({"tau": "tau", "latent_dim": "latent"})
+    elif experiment in ("ablate", "recipe"):
+        names = table["setting"].replace({"latent_dim": "latent", "num_latents": "K", "memory_tokens": "M"})
         table = table.assign(what=names + " " + table["value"].map("{:g}".format))
     else:
         table = table.assign(what=table["layer"] + ", " + table["pooling"], split="random")
@@ -241,7 +264,7 @@ def draw(experiment: str, table: pd.DataFrame, path: Path) -> None:
         figure.savefig(partial, dpi=100, format="png")
 
 
-EXPERIMENTS = {"compare": compare, "ablate": ablate, "anatomy": anatomy}
+EXPERIMENTS = {"compare": compare, "ablate": ablate, "recipe": recipe, "anatomy": anatomy}
 
 
 def main() -> None:

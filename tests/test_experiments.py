@@ -74,14 +74,14 @@ def test_batch_size_on_molecules(tmp_path, monkeypatch, shared_data):
     pd.testing.assert_frame_equal(pd.read_csv(again["batch_size_molecules.csv"]), table)
 
 
-@pytest.mark.parametrize("experiment", ["compare", "ablate", "anatomy"])
+@pytest.mark.parametrize("experiment", ["compare", "ablate", "recipe", "anatomy"])
 def test_informative(tmp_path, monkeypatch, shared_data, experiment):
     results = quick(monkeypatch, tmp_path, "informative", experiment, "--data", str(shared_data / "moleculenet"))
     name = f"informative_{experiment}"
     more = {f"{name}_anova.csv", f"{name}_gain.csv"} if experiment == "compare" else set()
     assert set(results) == {f"{name}.csv", f"{name}.png"} | more
     table = pd.read_csv(results[f"{name}.csv"])
-    assert len(table) == {"compare": 3, "ablate": 2, "anatomy": 3}[experiment] * 3 * 2
+    assert len(table) == {"compare": 3, "ablate": 2, "recipe": 2, "anatomy": 3}[experiment] * 3 * 2
     assert table["rmse"].between(1, 10).all()  # the train set's mean has 3.704
     if experiment == "compare":
         untrained, trained = (table[(table["objective"] == "untrained") == is_it] for is_it in (True, False))
