@@ -40,9 +40,7 @@ def records(lines: Iterable[str]) -> Iterator[Record]:
 
 
 def _record(lines: list[str]) -> Record:
-    # Where the block's own end is missing, data items end it; its first three lines may hold anything.
-    ends = [i + 1 for i, line in enumerate(lines) if line.startswith("M  END")]
-    end = next(iter(ends + [i for i, line in enumerate(lines) if i > 2 and line.startswith(">")]), len(lines))
+    end = next((i + 1 for i, line in enumerate(lines) if line.startswith("M  END")), 0)  # without it there is no block
     items: dict[str, str] = {}
     texts: list[str] = []
     name = None
