@@ -53,3 +53,12 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 weight.mul_(4)
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
     return checkpoint.write(model, tokenizer, folder, {"steps": 0, "store": {"sources": [{"file": "none"}]}})
+
+
+@pytest.fixture(scope="session")
+def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Token stores with descriptors, of 40 molecules to train on and of 8 others."""
+    from stores import write_store
+
+    folder = tmp_path_factory.mktemp("stores")
+    return write_store(folder / "train", 0, 40, True), write_store(folder / "valid", 40, None, True)

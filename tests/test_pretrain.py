@@ -48,12 +48,6 @@ CHOICES = {
 
 
 @pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stores")
-    return write_store(folder / "train", 0, 40, True), write_store(folder / "valid", 40, None, True)
-
-
-@pytest.fixture(scope="module")
 def run(stores, tmp_path_factory):
     """Return the folder of a run that was never stopped."""
     output = tmp_path_factory.mktemp("whole") / "run"

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from stores import MOLECULES, batch_of, write_store
+from stores import MOLECULES, batch_of
 from transformers import set_seed
 
 from molcmim import checkpoint
@@ -65,12 +65,6 @@ PARTS = {
 def recipe(objective, **changes):
     posterior = OBJECTIVES[objective].posteriors[0]
     return Recipe.load("tiny", **{**CHOICES, "objective": objective, "posterior": posterior, **changes})
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stores")
-    return write_store(folder / "train", 0, 40, True), write_store(folder / "valid", 40, None, True)
 
 
 SHORTEST = sorted(MOLECULES, key=lambda molecule: len(molecule[0]))[:24]

@@ -115,7 +115,8 @@ def test_errors_say_what_and_where(tmp_path: Path) -> None:
     assert "ValueError: an SD file is read twice" in run.stderr
 
 
-LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=20)
+WORDS = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=20)
+LINE = WORDS | st.sampled_from(["M  END", "> <a>", ">  7 <b> (x)", ">", "", " "])
 
 
 @given(st.lists(st.lists(LINE, max_size=12), max_size=5))
@@ -125,7 +126,13 @@ def test_any_text_is_cut_into_records_and_none_is_lost(texts: list[list[str]]) -
     found = list(sdf.records(lines))
     assert len(found) == len(own)
     for record, of in zip(found, own, strict=True):
-        assert "\n".join(of).startswith(record.block)
+        end = of.index("M  END") + 1 if "M  END" in of else 0
+        assert record.block == "\n".join(of[:end])
+        for name, text in record.items.items():
+            assert any(f"<{name}>" in line for line in of[end:])
+            assert f"\n{text}\n" in "\n".join(["", *of[end:], ""]) or not text
+            assert all(line.strip() for line in text.split("\n")) or not text
+        assert "a" in record.items or of[end : end + 1] != ["> <a>"]
     header, *cells = sdf.rows(lines, sdf.item_names(lines))
     assert len(cells) == len(own)
     assert {len(row) for row in cells} <= {len(header)}

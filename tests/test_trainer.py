@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from stores import write_store
 
 from molcmim import metrics, trainer
 from molcmim.config import MolCMIMConfig
@@ -15,12 +14,6 @@ from molcmim.data import BucketedBatches, TokenStore
 from molcmim.model import MolCMIMModel
 from molcmim.pretrain import pretrain
 from molcmim.recipe import Recipe
-
-
-@pytest.fixture(scope="module")
-def stores(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("stores")
-    return write_store(folder / "train", 0, 40, True), write_store(folder / "valid", 40, None, True)
 
 
 @pytest.mark.parametrize(("seconds", "pictures"), [(1e9, 1), (-1.0, 3)])
