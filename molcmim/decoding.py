@@ -24,6 +24,8 @@ from molcmim.model import MolCMIMModel
 
 TOKENS_PER_BATCH = {"cpu": 65_536, "cuda": 1_048_576}
 """Budget of a batch, every sequence taken at the model's full length."""
+VALID_BEAMS = 10
+"""Width of the beam that looks for a molecule where greedy decoding finds none, unless another is asked for."""
 CROWDED = 0.75
 """Share of unfinished sequences below which greedy decoding goes on without the finished ones."""
 
@@ -177,6 +179,8 @@ class Search(NamedTuple):
     """Fields of transformers' ``GenerationConfig``; none: greedy."""
     retry_beams: int = 0
     """Width of the beam search that whoever judges strings makes where the first is no molecule; 0: none."""
+    corrections: int = 0
+    """How often whoever encodes strings may decode again where a string's own code is not the one it came from."""
 
 
 def beam_search(beams: int, returned: int = 1) -> dict[str, Any]:
@@ -194,7 +198,10 @@ def parse_decoding(decoding: str) -> Search:
         finds. ``nucleus:0.9``: each token drawn from the fewest that together have probability 0.9 (Holtzman et
         al., arXiv 1904.09751); ``nucleus:1`` draws from p(x|z) itself. ``valid:10``: as ``greedy``, but where that
         gives no molecule, the most probable molecule among the strings of a beam of 10, if one of them is a
-        molecule. Without a number: these ones.
+        molecule. ``nearest:10``: as ``valid:10``, but where the encoder gives that molecule another code, greedily
+        up to 10 times more, each time from a code moved against what was missed; of all these molecules the one
+        whose own code is nearest. For codes of molecules: a code that none has costs all 10. Without a number:
+        these ones.
 
     Raises
     ------
@@ -209,11 +216,13 @@ def parse_decoding(decoding: str) -> Search:
             return Search(beam_search(beams))
         if method == "nucleus" and 0 < (top_p := float(number if colon else 0.9)) <= 1:
             return Search({"do_sample": True, "top_p": top_p, "top_k": 0})
-        if method == "valid" and (beams := int(number if colon else 10)) > 1:
+        if method == "valid" and (beams := int(number if colon else VALID_BEAMS)) > 1:
             return Search({}, beams)
+        if method == "nearest" and (corrections := int(number if colon else 10)) > 0:
+            return Search({}, VALID_BEAMS, corrections)
     raise ValueError(
-        "decoding must be greedy, beam:N or valid:N with a whole number N above 1, or nucleus:P with 0 < P <= 1, "
-        f"got {decoding!r}"
+        "decoding must be greedy, beam:N or valid:N with a whole number N above 1, nearest:N with N above 0, or "
+        f"nucleus:P with 0 < P <= 1, got {decoding!r}"
     )
 
 

@@ -71,7 +71,7 @@ def embed(
         return mu
     if embedding == "descriptors":
         assert model.to_descriptors is not None
-        return model.to_descriptors(mu).float()
+        return model.to_descriptors(mu.to(model.to_descriptors.weight.dtype)).float()
     hidden = model.decode_hidden(target_ids, mu).float()
     predicted = (target_ids[:, 1:] != model.config.pad_token_id).float()
     informative = torch.einsum("btd,bt->bd", hidden, predicted / predicted.sum(1, keepdim=True))
@@ -101,7 +101,7 @@ class Featurizer:
     --------
     >>> featurizer = Featurizer.from_pretrained()  # doctest: +SKIP
     >>> featurizer.featurize(["CCO", "c1ccccc1"]).shape  # doctest: +SKIP
-    (2, 256)
+    (2, 512)
     """
 
     def __init__(self, model: MolCMIMModel, tokenizer: PreTrainedTokenizerFast, precision: str = "float32") -> None:
@@ -133,9 +133,8 @@ class Featurizer:
         FileNotFoundError, ValueError
             As :func:`molcmim.checkpoint.load`.
         """
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         _check(precision=precision)
-        featurizer = cls(*checkpoint.load(name_or_path, device), precision)
+        featurizer = cls(*checkpoint.load(name_or_path, checkpoint.device_of(device)), precision)
         featurizer.name = str(name_or_path)
         return featurizer
 
@@ -266,6 +265,8 @@ def as_rows(molecules: Any) -> list[Any]:
     """Any accepted input as a list."""
     if hasattr(molecules, "columns"):
         raise TypeError(f"molecules is a {type(molecules).__name__}; give one column, such as df['smiles']")
+    if hasattr(molecules, "to_pylist"):  # pyarrow's
+        molecules = molecules.to_pylist()
     if hasattr(molecules, "tolist"):  # arrays and Series, at once; a 0-d array becomes what it holds
         molecules = molecules.tolist()
     one = isinstance(molecules, str) or not isinstance(molecules, Iterable)  # RDKit's Mol is not iterable

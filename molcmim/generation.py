@@ -53,6 +53,8 @@ __all__ = [
 PATHS = ("linear", "spherical")
 DRAWS_PER_MOLECULE = 20
 """Default of what `sample` may draw for each molecule that is asked for."""
+CODES_AT_A_TIME = 20_000
+"""That `sample` draws beside the `n` of each seed: all of them lie in memory."""
 
 
 class ShortOfMolecules(UserWarning):
@@ -84,7 +86,7 @@ def decode(
         The module's columns but ``similarity``; a row per code, in order.
     """
     space = Space(checkpoint, device)
-    codes = np.atleast_2d(np.asarray(z.detach().cpu() if isinstance(z, torch.Tensor) else z, np.float32))
+    codes = np.atleast_2d(np.asarray(z.detach().float().cpu() if isinstance(z, torch.Tensor) else z, np.float32))
     if codes.ndim != 2 or codes.shape[1] != space.dim:
         raise ValueError(
             f"z must have the shape (n, {space.dim}), the model's latent dimension, got {codes.shape}; "
@@ -213,6 +215,7 @@ def sample(
         # At the rate so far; a rate near 0 is taken for the least that the default budget has room for.
         rate = np.maximum(found / draws, 1 / DRAWS_PER_MOLECULE)
         more = np.minimum(np.ceil((n - found) / rate).astype(int), max_draws - draws)
+        more = np.minimum(more, max(n, -(-CODES_AT_A_TIME // len(mu))))
     if len(kept) < n * len(mu):
         warnings.warn(
             f"found {len(kept):,} of {n * len(mu):,} molecules in {draws.sum():,} draws; raise max_draws, or choose "
@@ -372,6 +375,7 @@ def neighbours(
 
 
 def _described(frame: pd.DataFrame, space: Space, **facts: Any) -> pd.DataFrame:
+    facts = {name: fact.item() if isinstance(fact, np.generic) else fact for name, fact in facts.items()}
     frame.attrs = {"checkpoint": space.featurizer.name, **facts}
     return frame
 

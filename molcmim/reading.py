@@ -23,6 +23,8 @@ class Encoded(NamedTuple):
     """Which of these each row of the input is; -1 for a bad row."""
     reasons: list[str | None]
     """Why a row is bad, None for a good one; n long."""
+    smiles: list[str | None]
+    """What was encoded, or translated for it; None for a row that could not be read; n long."""
 
 
 class Reader(NamedTuple):
@@ -45,6 +47,7 @@ class Reader(NamedTuple):
             strings, reasons = smiles.canonicalize(molecules, self.standardize)
         else:
             strings, reasons = _as_written(molecules)
+        read = list(strings)
         if self.notation == "selfies":
             _to_selfies(strings, reasons)
         number: dict[str, int] = {}
@@ -59,7 +62,7 @@ class Reader(NamedTuple):
             offsets = np.concatenate([[0], np.cumsum(lengths[fits])])
             number_now = np.where(fits, np.cumsum(fits) - 1, -1)
             which = np.append(number_now, -1)[which]  # the last is for rows that are bad already
-        return Encoded(ids, offsets, which, reasons)
+        return Encoded(ids, offsets, which, reasons, read)
 
 
 def _to_selfies(strings: list[str | None], reasons: list[str | None]) -> None:

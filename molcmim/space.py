@@ -21,12 +21,16 @@ from molcmim.data import gather
 from molcmim.decoding import beam_search, decode_batches, log_probability, parse_decoding
 from molcmim.featurizer import Featurizer
 from molcmim.smiles import BadMolecule, MoleculeError
-from molcmim.tokenizer import SPECIAL_TOKENS, selfies_to_smiles
+from molcmim.tokenizer import SPECIAL_TOKENS, Codec, selfies_to_smiles
 
 Checkpoint = str | os.PathLike[str] | Featurizer
 """Name or folder of a checkpoint, which is loaded once a process, or a loaded one."""
 Device = str | torch.device | None
 """Where a checkpoint is loaded to; default CUDA if there is one, else CPU."""
+STEP = 0.3
+"""How far a code moves against what was missed. On 3,000 valid molecules 0.3 wrote back more than 0.2, 0.5 and 0.8."""
+SAME_CODE = 1e-3
+"""Distance within which two codes are of one molecule: rounding makes 1e-5, a wrong molecule is mostly 1 away."""
 SHOW_PROGRESS_FROM = 1_000
 """Codes from which on a progress bar is worth its lines."""
 
@@ -71,8 +75,8 @@ class Space:
     def encode(self, molecules: Sequence[object]) -> Codes:
         """Codes of molecules, whatever they are: those that cannot be encoded have a reason."""
         encoded = self.featurizer.reader().read(molecules)
-        canonical, _ = smiles.canonicalize(molecules)
-        encodable = ["" if reason else string or "" for string, reason in zip(canonical, encoded.reasons, strict=True)]
+        pairs = zip(encoded.smiles, encoded.reasons, strict=True)
+        encodable = ["" if reason else string or "" for string, reason in pairs]
         return Codes(encodable, encoded.reasons, self.featurizer.embed_encoded(encoded, "mean"))
 
     def decode(self, z: Float32[np.ndarray, "n z"], decoding: str, rng: np.random.Generator) -> pd.DataFrame:
@@ -87,7 +91,7 @@ class Space:
         rng
             Where draws come from.
         """
-        settings, beams = parse_decoding(decoding)
+        settings, beams, corrections = parse_decoding(decoding)
         frame = self._judged(z, settings, rng)
         if beams and not frame["valid"].all():
             failed = np.flatnonzero(~frame["valid"])
@@ -95,6 +99,34 @@ class Space:
             tried["row"] = failed.repeat(beams)
             best = tried.loc[tried[tried["valid"]].groupby("row")["log_prob"].idxmax()].set_index("row")
             frame = pd.concat([frame.drop(best.index), best]).sort_index()
+        return self._corrected(z, frame, corrections, rng) if corrections else frame
+
+    def _corrected(
+        self, z: Float32[np.ndarray, "n z"], frame: pd.DataFrame, rounds: int, rng: np.random.Generator
+    ) -> pd.DataFrame:
+        """Look for molecules whose own codes are nearer to `z` than those of the molecules in `frame`.
+
+        A fixed-point iteration: a code u that decodes to a molecule x with mu(x) = z is sought by
+        u <- u + STEP (z - mu(x)), from u = z. Where u decodes to no molecule, it goes back towards z.
+        """
+        u = z.copy()
+        own = self.encode(frame["canonical"].tolist()).mu
+        distance = np.linalg.norm(z - own, axis=1)
+        left = np.flatnonzero(distance > SAME_CODE)  # not those without a molecule, whose distance is NaN
+        for _ in range(rounds):
+            if not len(left):
+                break
+            u[left] += STEP * (z[left] - np.where(np.isnan(own[left]), u[left], own[left]))
+            tried = self._judged(u[left], {}, rng).set_axis(left)
+            own[left] = self.encode(tried["canonical"].tolist()).mu
+            found = np.linalg.norm(z[left] - own[left], axis=1)
+            nearer = left[found < distance[left]]
+            if len(nearer):
+                distance[left] = np.fmin(distance[left], found)
+                tried = tried.loc[nearer]
+                tried["log_prob"] = self._log_p(self._written(tried), z[nearer])
+                frame = pd.concat([frame.drop(nearer), tried]).sort_index()
+            left = left[distance[left] > SAME_CODE]
         return frame
 
     def _judged(self, z: Float32[np.ndarray, "n z"], search: dict[str, Any], rng: np.random.Generator) -> pd.DataFrame:
@@ -118,7 +150,7 @@ class Space:
             canonical[row] = None
         columns |= {
             "smiles": strings,
-            "valid": [reason is None for reason in reasons],
+            "valid": np.array([reason is None for reason in reasons], bool),
             "canonical": pd.Series(canonical, dtype=object),
             "log_prob": log_prob,
             "error": pd.Series(reasons, dtype=object),
@@ -129,11 +161,18 @@ class Space:
         """Log p(x|z) in nats of molecules that can be encoded, all at the same code."""
         encoded = self.featurizer.reader().read(molecules)
         ids, _ = gather(encoded.ids, encoded.offsets, encoded.which)
-        log_p = []
-        for part in torch.from_numpy(ids).to(self.model.device).split(64):
-            codes = torch.from_numpy(z).to(part.device).expand(len(part), -1)
-            log_p.append(log_probability(self.model, part, codes).cpu())
-        return torch.cat(log_p).numpy()
+        return self._log_p(ids, np.broadcast_to(z, (len(ids), len(z))))
+
+    def _log_p(self, ids: Int[np.ndarray, "n t"], z: Float32[np.ndarray, "n z"]) -> Float32[np.ndarray, " n"]:
+        parts = zip(torch.from_numpy(ids).split(64), torch.tensor(z).split(64), strict=True)
+        device = self.model.device
+        return torch.cat([log_probability(self.model, i.to(device), c.to(device)).cpu() for i, c in parts]).numpy()
+
+    def _written(self, frame: pd.DataFrame) -> Int[np.ndarray, "n t"]:
+        """Token ids of what was decoded, as it was decoded."""
+        column = "selfies" if self.model.config.notation == "selfies" else "smiles"
+        ids, offsets = Codec.of(self.tokenizer).encode(frame[column].tolist())
+        return gather(ids, offsets, np.arange(len(frame))).ids
 
 
 def good_rows(

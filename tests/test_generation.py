@@ -62,7 +62,7 @@ def chain_rule(network, z, ids):
     return total
 
 
-@pytest.mark.parametrize("how", ["greedy", "beam:3", "nucleus:0.9", "valid:4"])
+@pytest.mark.parametrize("how", ["greedy", "beam:3", "nucleus:0.9", "valid:4", "nearest:3"])
 def test_log_prob_is_that_of_the_decoded_string(model, codes, how):
     frame = decode(codes, decoding=how, checkpoint=model)
     assert frame["valid"].any()
@@ -85,11 +85,16 @@ def test_each_way_of_decoding_is_what_it_says(model):
 
 
 @torch.no_grad()
-def test_where_greedy_fails_the_most_probable_molecule_of_a_beam_is_taken(model):
+def shaken_decoder(model: Featurizer, by: float) -> Featurizer:
     shaken = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(0)
     for parameter in shaken.model.decoder.parameters():
-        parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+        parameter += by * torch.randn(parameter.shape, generator=generator)
+    return shaken
+
+
+def test_where_greedy_fails_the_most_probable_molecule_of_a_beam_is_taken(model):
+    shaken = shaken_decoder(model, 0.05)
     z = np.random.default_rng(0).standard_normal((40, 32), np.float32)
     greedy, found = (decode(z, decoding=how, checkpoint=shaken) for how in ("greedy", "valid:6"))
     good = greedy["valid"].to_numpy()
@@ -110,6 +115,33 @@ def test_where_greedy_fails_the_most_probable_molecule_of_a_beam_is_taken(model)
         }
         assert found["smiles"][row] == max(log_p, key=log_p.get, default=greedy["smiles"][row])
     assert_frame_equal(decode(z[::-1], decoding="valid:6", checkpoint=shaken)[::-1].reset_index(drop=True), found)
+
+
+def test_codes_are_corrected_until_the_molecule_has_the_code(model):
+    shaken = shaken_decoder(model, 0.02)
+    z = shaken.featurize([smiles for smiles, _ in MOLECULES[:24]])
+    frames = {how: decode(z, decoding=how, checkpoint=shaken) for how in ("greedy", "valid", "nearest:4", "nearest:8")}
+    away = {}
+    for how, frame in frames.items():
+        own = shaken.featurize(list(frame["canonical"]), on_error="nan")
+        away[how] = np.where(frame["valid"], np.linalg.norm(own - z, axis=1), np.inf)
+    right = {how: (distance < 1e-3).sum() for how, distance in away.items()}
+    assert right["greedy"] <= right["valid"] < right["nearest:4"] <= right["nearest:8"]
+    assert (away["nearest:4"] <= away["valid"]).all()
+    assert (away["nearest:8"] <= away["nearest:4"]).all()
+    good = away["valid"] < 1e-3
+    assert_frame_equal(frames["nearest:4"][good], frames["valid"][good])
+    for row in range(0, len(z), 3):  # the same, one code at a time
+        first, best, nearest, u = frames["valid"].loc[row], frames["valid"].loc[row], away["valid"][row], z[row].copy()
+        for _ in range(4 if nearest < np.inf else 0):
+            if nearest < 1e-3:
+                break
+            u += 0.3 * (z[row] - shaken.featurize(first["canonical"])[0] if first["valid"] else z[row] - u)
+            first = decode(u, checkpoint=shaken).loc[0]
+            own = shaken.featurize(first["canonical"])[0] if first["valid"] else np.inf
+            if (distance := np.linalg.norm(own - z[row])) < nearest:
+                best, nearest = first, distance
+        assert frames["nearest:4"]["smiles"][row] == best["smiles"]
 
 
 def test_wide_nucleus_draws_from_the_model(model):
@@ -201,6 +233,13 @@ def test_reconstruction_keeps_bad_rows_in_place(model):
     assert frame["smiles"][0] == frame["smiles"][3]
     with pytest.raises(MoleculeError, match=r"row\(s\) 1, 2:"):
         reconstruct(["CCO", "C1CC", None], checkpoint=model)
+
+
+def test_only_bad_rows(model):
+    frame = reconstruct(["C1CC", "xx"], on_error="nan", checkpoint=model)
+    assert frame["valid"].dtype == bool
+    assert not frame["valid"].any()
+    assert frame["error"].notna().all()
 
 
 def test_radius_0_is_the_reconstruction(model):
@@ -439,6 +478,7 @@ def test_selfies_models_write_valid_molecules(selfies_model):
         ),
         (lambda model: decode(np.zeros(32), decoding="beam:1", checkpoint=model), "decoding must be"),
         (lambda model: decode(np.zeros(32), decoding="valid:1", checkpoint=model), "decoding must be"),
+        (lambda model: decode(np.zeros(32), decoding="nearest:0", checkpoint=model), "decoding must be"),
         (lambda model: decode(np.zeros(32), decoding="beam:x", checkpoint=model), "decoding must be"),
         (lambda model: decode(np.zeros(32), decoding="nucleus:0", checkpoint=model), "decoding must be"),
         (lambda model: decode(np.zeros(32), decoding="greedy:2", checkpoint=model), "decoding must be"),
