@@ -160,7 +160,7 @@ class Plan:
     @property
     def folders(self) -> dict[str, str]:
         """Name -> what finds it, of `checkpoints`."""
-        return {Path(name).name: name for name in self.checkpoints}
+        return {Path(name).resolve().name: name for name in self.checkpoints}
 
     @property
     def places(self) -> list[Place]:
@@ -169,7 +169,7 @@ class Plan:
             Place(dataset, kind, seed)
             for dataset in (*self.datasets, *(table.path.stem for table in self.tables))
             for kind in self.splits
-            for seed in range(self.seeds or SEEDS[kind] if kind == "random" else SEEDS[kind])
+            for seed in range(SEEDS[kind] if self.seeds is None or kind != "random" else self.seeds)
         ]
 
     @property
@@ -241,8 +241,14 @@ def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bo
         for place in splits
         for model in plan.models(name)
     ]
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "fits").glob("*.json"))]
-    missing = [task for task in tasks if not (folder / "fits" / task.file).exists()]
+    files = sorted((folder / "fits").glob("*.json"))
+    kept = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in files}
+    kept = {file: record for file, record in kept.items() if "content" in record}  # others cannot be told apart
+    records = list(kept.values())
+    for record in records:
+        if record["content"] == features.content.get(record["dataset"]):
+            record["unit"] = plan.units[record["dataset"]]
+    missing = [task for task in tasks if task.file not in kept]
     # all before the first fit: a process pool must not be asked for while another hands out its tasks
     needed = dict.fromkeys(task.matrices for task in missing if task.head != END_TO_END)
     matrices = {key: features.matrices(*key) for key in needed}
@@ -254,7 +260,7 @@ def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bo
     )
     hidden = None if progress is None else not progress
     for task, record in tqdm(done, "fitting", len(missing), unit=" fits", disable=hidden):
-        record["unit"] = plan.units[task.dataset]
+        record |= {"unit": plan.units[task.dataset], "content": features.content[task.dataset]}
         _write(folder / "fits" / task.file, json.dumps(record))
         records.append(record)
         report.write_results(records, folder)
@@ -377,8 +383,8 @@ def read_extra(path: Path, molecules: Iterable[str]) -> Float32[np.ndarray, "n d
     Parameters
     ----------
     path
-        .csv or .parquet with a column ``smiles``; every other numeric column is a feature, any other is ignored.
-        Molecules are recognised by their canonical SMILES; of several rows with one, the first counts.
+        .csv or .parquet with a column ``smiles``; every other column of numbers or booleans is a feature, any other is
+        ignored. Molecules are recognised by their canonical SMILES; of several rows with one, the first counts.
     molecules
         SMILES, all of them in the table.
 
@@ -390,7 +396,7 @@ def read_extra(path: Path, molecules: Iterable[str]) -> Float32[np.ndarray, "n d
     table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
     if "smiles" not in table:
         raise ValueError(f"{path}: no column smiles; the columns present: {', '.join(map(str, table))}")
-    numbers = table.select_dtypes("number")
+    numbers = table.select_dtypes(["number", "bool"])
     if numbers.empty or not np.isfinite(numbers.to_numpy(np.float64)).all():
         raise ValueError(f"{path}: {'fields are empty or infinite' if len(numbers.columns) else 'no numeric column'}")
     canonical, _ = smiles.canonicalize(table["smiles"])

@@ -9,6 +9,7 @@ bytes.
 from __future__ import annotations
 
 import contextlib
+import glob
 import importlib.metadata
 import json
 import os
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import filelock
 import joblib
 import numpy as np
 import pyarrow as pa
@@ -28,7 +30,7 @@ from molcmim import checkpoint, files, folders, tuned
 from molcmim.featurizer import Featurizer
 from molcmim.workers import ordered_map
 
-MANIFEST, SPOOL, ERROR = "manifest.json", "input", "error"
+MANIFEST, SPOOL, LOCK, ERROR = "manifest.json", "input", "lock", "error"
 
 
 class Summary(NamedTuple):
@@ -206,10 +208,14 @@ def work_through(
         workers = 1 if work.on_cpu else joblib.cpu_count()
     with _shard_folder(output, restart) as folder:
         source = Path(input)
-        if os.fspath(input) == "-":
-            source, format = folder / SPOOL, format or "csv"
-            with files.atomic_path(source) as path, open(path, "wb") as file:
-                shutil.copyfileobj(sys.stdin.buffer, file)
+        if os.fspath(input) == "-" or source.is_fifo():  # what can be read once only
+            format = format or files.format_of(input)
+            with contextlib.ExitStack() as stack:
+                stdin = os.fspath(input) == "-"
+                stream: Any = sys.stdin.buffer if stdin else stack.enter_context(open(source, "rb"))
+                source = folder / SPOOL
+                with files.atomic_path(source) as path, open(path, "wb") as file:
+                    shutil.copyfileobj(stream, file)
         settings = {
             "input": Path(input).name,
             "input_sha256": folders.sha256(source),
@@ -232,7 +238,7 @@ def work_through(
         def to_do() -> Iterator[list[Any]]:
             for chunk in files.read_chunks(source, column, format, chunk_rows):
                 if not shards:
-                    _check_columns(chunk.table.column_names, output, work)
+                    _check_columns(chunk.table.schema, output, work)
                 shards.append(folder / f"{len(shards):06d}.arrow")
                 if not shards[-1].exists():
                     waiting.append((shards[-1], chunk.table))
@@ -251,16 +257,27 @@ def work_through(
 def _shard_folder(output: Path, restart: bool) -> Iterator[Path]:
     """Lend the folder for the shards of `output`; it stays behind if something is raised while it has any."""
     folder = output.with_name(f".{output.name}.partial")
-    if restart:
-        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
-    try:
-        yield folder
-    except BaseException:
-        if not _shards_in(folder):
-            shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
+    with contextlib.ExitStack() as stack:
+        try:  # the lock ends with this process, however it ends
+            stack.enter_context(filelock.FileLock(folder / LOCK).acquire(blocking=False))
+        except filelock.Timeout:
+            raise FileExistsError(
+                f"another process is writing {output} now; wait for it, or name another file"
+            ) from None
+        for path in folder.iterdir() if restart else ():
+            if path.name != LOCK:
+                path.unlink()
+        for name in (output.name, f"{output.name}.json"):
+            for path in output.parent.glob(f".{glob.escape(name)}.partial-*"):  # of a run that was killed at its end
+                path.unlink()
+        try:
+            yield folder
+        except BaseException:
+            if not _shards_in(folder):
+                shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)
 
 
 def _shards_in(folder: Path) -> list[Path]:
@@ -295,12 +312,15 @@ def _agree(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def _check_columns(columns: list[str], output: Path, work: Work) -> None:
-    suffix = output.suffix.lower()
+def _check_columns(schema: pa.Schema, output: Path, work: Work) -> None:
+    suffix, columns = output.suffix.lower(), schema.names
     embedding = ["embedding"] if suffix == ".parquet" else [f"e{i}" for i in range(work.width)]
     taken = [] if suffix == ".npy" else sorted({ERROR, *(work.columns or embedding)} & set(columns))
     if taken:
         raise ValueError(f"the input has columns that the output adds: {', '.join(taken)}; rename them first")
+    lists = [field.name for field in schema if pa.types.is_nested(field.type)]
+    if lists and suffix in (".csv", ".tsv"):
+        raise ValueError(f"{output}: {suffix} has no room for the input's lists, {', '.join(lists)}; write .parquet")
 
 
 def _write_shard(shard: Path, table: pa.Table, reasons: list[str | None], X: np.ndarray) -> None:

@@ -40,6 +40,17 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     return folders.find("checkpoints", name_or_path, RECORD)
 
 
+def device_of(wanted: str | torch.device | None) -> torch.device:
+    """Find the device asked for, by default CUDA if there is one, else the CPU; ValueError if it is not here."""
+    try:
+        device = torch.device(wanted or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError:
+        raise ValueError(f"device must be one that torch knows, such as cpu or cuda:0, got {wanted!r}") from None
+    if device.type == "cuda" and (device.index or 0) >= (found := torch.cuda.device_count()):
+        raise ValueError(f"no device {wanted}: torch finds {found} CUDA device(s) here; use cpu")
+    return device
+
+
 def load(
     name_or_path: str | os.PathLike[str], device: str | torch.device | None = None
 ) -> tuple[MolCMIMModel, PreTrainedTokenizerFast]:
@@ -191,8 +202,11 @@ def describe(name_or_path: str | os.PathLike[str]) -> dict[str, Any]:
     config = MolCMIMConfig.from_pretrained(folder)
     parameters = 0
     for file in _weights(record):
-        with safetensors.safe_open(folder / file, "pt") as weights:
-            sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no mapping
+        try:
+            with safetensors.safe_open(folder / file, "pt") as weights:
+                sizes = [weights.get_slice(name).get_shape() for name in weights.keys()]  # noqa: SIM118 - no mapping
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{folder / file} is damaged ({error}); copy or download the checkpoint again") from None
         parameters += sum(int(torch.Size(size).numel()) for size in sizes)
     return {
         "path": str(folder),

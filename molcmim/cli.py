@@ -136,7 +136,7 @@ def pretrain_model(
 def evaluate_checkpoint(
     checkpoint: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")],
     store: Annotated[Path, typer.Argument(help="Token store of molecules it was not trained on.")],
-    molecules: Annotated[int | None, typer.Option(help="How many, at random; default: all.")] = None,
+    molecules: Annotated[int | None, typer.Option(min=1, help="How many, at random; default: all.")] = None,
     random_spellings: Annotated[bool, typer.Option(help="Read a random spelling, not the canonical.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write as well.")] = None,
 ) -> None:
@@ -145,6 +145,8 @@ def evaluate_checkpoint(
 
     from molcmim.evaluation import evaluate, write_report
 
+    if output is not None and not output.parent.is_dir():
+        raise typer.BadParameter(f"no folder {output.parent} to write {output.name} in", param_hint="--output")
     report = evaluate(checkpoint, store, molecules, random_spellings=random_spellings)
     if output is not None:
         write_report(report, output)

@@ -42,7 +42,7 @@ def benchmark_property(
     extra: Annotated[
         list[Path] | None, typer.Option(help="Table (.csv, .parquet) of features of your own: smiles and numbers.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Random splits.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Random splits.")] = 5,
     jobs: Annotated[int, typer.Option(help="Processes; -1: one a core.")] = -1,
 ) -> None:
     """Predict measured properties from embeddings and from classical features: table, CSV, pictures."""
@@ -52,7 +52,8 @@ def benchmark_property(
         datasets = "" if csv else "esol,freesolv,lipophilicity"
     tables = [Table(path, target, column, unit) for path in csv or []]
     sets, kinds, inputs, fitted, whole = (
-        text.split(",") if text else [] for text in (datasets, splits, features, heads, predictors)
+        list(dict.fromkeys(name.strip() for name in text.split(","))) if text else []
+        for text in (datasets, splits, features, heads, predictors)
     )
     plan = Plan(sets, kinds, inputs, fitted, checkpoint or ["molcmim-small"], data, extra or [], seeds, whole, tables)
     results = run(plan, output, jobs)
@@ -109,9 +110,9 @@ def benchmark_speed(
     chosen = chosen if molecules is None else chosen.sample(min(molecules, len(chosen)), random_state=0)
     featurizer = Featurizer.from_pretrained(checkpoint, "cpu")
     measured = speed.measure(featurizer, list(chosen), [int(count) for count in threads.split(",")], repeats)
+    typer.echo(speed.markdown(measured))
     if output is not None:
         measured.to_csv(output, index=False)
-    typer.echo(speed.markdown(measured))
 
 
 @app.command("train")

@@ -5,6 +5,8 @@ Part of the command line.
 
 from __future__ import annotations
 
+import functools
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -199,6 +201,8 @@ def optimize(
     from molcmim import generation, generation_plots
 
     names = oracle or ["qed"]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(f"one is given twice: {', '.join(names)}; give it a --weight", param_hint="--oracle")
     if weight and len(weight) != len(names):
         raise typer.BadParameter(f"{len(weight)} for {len(names)} of --oracle", param_hint="--weight")
     rows: list[object] = [*(seeds or []), *(_molecules(input, column) if input else [])]
@@ -221,6 +225,12 @@ def optimize(
         f"not chosen; {cost['restarts']} restarts",
         err=True,
     )
+    if cost["failed"]:
+        typer.echo(
+            f"no score for {cost['failed']:,} of these molecules; the first: {evaluations['error'].dropna().iloc[0]}. "
+            "With --restart they are asked for again",
+            err=True,
+        )
 
 
 def _oracle(name: str) -> Any:
@@ -229,15 +239,27 @@ def _oracle(name: str) -> Any:
     if colon and file.endswith(".py"):
         import runpy
 
+        sys.path.insert(0, str(Path(file).resolve().parent))  # as for a script: what lies beside it can be imported
         defined = runpy.run_path(file)
         if not callable(defined.get(rest)):
             raise typer.BadParameter(f"{file} defines no function {rest!r}", param_hint="--oracle")
-        return defined[rest]
+        return _marked(defined[rest], Path(file))
     if name.startswith("regressor:"):
         from molcmim.sklearn import MolCMIMRegressor
+        from molcmim.tuned import WEIGHTS
 
-        return MolCMIMRegressor.load(name.partition(":")[2]).predict
+        folder = Path(name.partition(":")[2])
+        return _marked(MolCMIMRegressor.load(folder).predict, folder / WEIGHTS)
     return name
+
+
+def _marked(oracle: Any, file: Path) -> Any:
+    """Say with an oracle what it is made of, so that scores of another are not taken for its own."""
+    from molcmim import folders
+
+    marked = functools.partial(oracle)
+    marked.fingerprint = folders.sha256(file)  # type: ignore[attr-defined]
+    return marked
 
 
 def _molecules(path: str, column: str | None) -> list[object]:

@@ -78,6 +78,8 @@ class Encoder(nn.Module):
     ) -> Float[Tensor, "b k d"]:
         """Read molecules; padding (mask 0, or the pad id where no mask is given) is never seen."""
         mask = (input_ids != self.pad_token_id) if attention_mask is None else attention_mask.bool()
+        if input_ids.shape[1] > len(self.positions.weight):
+            raise ValueError(f"{input_ids.shape[1]} tokens; the model reads {len(self.positions.weight)} at most")
         x = self.tokens(input_ids) + self.positions.weight[: input_ids.shape[1]]
         if self.stem is not None:
             x = self.stem(x, mask)

@@ -58,14 +58,20 @@ def evaluate(
     Raises
     ------
     ValueError
-        If the store was prepared with another vocabulary, or without the random spellings that are asked for.
+        If the store was prepared with another vocabulary, for longer molecules, or without the random spellings that
+        are asked for.
     """
-    model, tokenizer = checkpoint.load(name_or_path, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    model, tokenizer = checkpoint.load(name_or_path, checkpoint.device_of(device))
     held = TokenStore(store)
     if held.manifest.vocab_hash != model.config.vocab_hash:
         raise ValueError(
             f"{store} was prepared with tokenizer {held.manifest.tokenizer!r}, whose vocabulary is not that of "
             f"{name_or_path}; prepare it again with the checkpoint's folder as --notation"
+        )
+    if held.manifest.max_tokens > (longest := model.config.max_position_embeddings):
+        raise ValueError(
+            f"{store} has molecules of up to {held.manifest.max_tokens} tokens, {name_or_path} reads {longest}; "
+            f"prepare it again with --max-length {longest}"
         )
     record = checkpoint.read_record(checkpoint.resolve(name_or_path))
     objective = record["training"].get("recipe", {}).get("objective", "cmim")
@@ -78,7 +84,7 @@ def evaluate(
         "store_sources": held.manifest.sources,
         "molecules": sum(len(batch["target_ids"]) for batch in batches),
         "spellings_read": "random" if random_spellings else "canonical",
-        **{name: None if math.isnan(value) else value for name, value in metrics.items()},
+        **{name: value if math.isfinite(value) else None for name, value in metrics.items()},
     }
 
 

@@ -44,6 +44,9 @@ FORMATS = {
 """Suffix -> format. `smi` is a SMILES a line, white space and a name after it if there is one, no header; `sdf` are
 MOL blocks with data items, each of which is a column, see ``molcmim.sdf``."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
+"""Format -> what separates fields; in a `csv` whose header has no comma a semicolon or tab, if it has one."""
+LONGEST_FIELD = 1 << 24
+"""Characters; a quote that is never closed would else take in the whole file."""
 
 
 class Chunk(NamedTuple):
@@ -93,7 +96,7 @@ def read_chunks(
         are not UTF-8, a damaged Parquet or gzip file. Names the file, and the row or line where there is one.
         What the file's beginning shows is raised by the call itself, not by the first chunk.
     """
-    format = format or _format(path)
+    format = format or format_of(path)
     if format == "parquet":
         tables = _parquet_tables(path, chunk_rows)
     elif format in DELIMITERS or format in ("smi", "sdf"):
@@ -115,7 +118,8 @@ def _number(tables: Iterator[pa.Table], column: str) -> Iterator[Chunk]:
         row += len(table)
 
 
-def _format(path: str | os.PathLike[str]) -> str:
+def format_of(path: str | os.PathLike[str]) -> str:
+    """Tell a format by the suffix; "csv" for standard input."""
     if os.fspath(path) == "-":
         return "csv"
     suffixes = [suffix.lower() for suffix in Path(path).suffixes]
@@ -199,9 +203,15 @@ def _smi_rows(lines: io.TextIOWrapper) -> Iterator[list[str]]:
 
 
 def _delimited_rows(path: str | os.PathLike[str], lines: io.TextIOWrapper, delimiter: str) -> Iterator[list[str]]:
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    first = next(lines, "")
+    if delimiter == "," and delimiter not in first:  # what spreadsheets call CSV where the comma is the decimal point
+        delimiter = next((sign for sign in ";\t" if sign in first), delimiter)
+    csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
+        if re.search("[\udc80-\udcff]", "".join(header)):
+            raise ValueError(f"{path}: the header is not UTF-8 text; convert the file: {header!a:.100}")
         if len(set(header)) < len(header):
             raise ValueError(f"{path}: a column name stands twice in the header: {', '.join(header)}")
         yield header
@@ -239,7 +249,16 @@ def count_rows(path: str | os.PathLike[str], format: str | None = None) -> int |
     """
     if os.fspath(path) == "-":
         return None
-    format = format or _format(path)
+    format = format or format_of(path)
+    if not os.path.isfile(path):  # a pipe, of which reading takes away
+        return None
+    try:
+        return _estimate(path, format)
+    except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException):
+        return None  # whoever reads the file says what is wrong with it
+
+
+def _estimate(path: str | os.PathLike[str], format: str) -> int:
     if format == "parquet":
         return pyarrow.parquet.read_metadata(path).num_rows
     with open(path, "rb") as file:
@@ -353,7 +372,10 @@ def read_embeddings(path: str | os.PathLike[str]) -> Float32[np.ndarray, "n d"]:
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
-        X = np.load(path, allow_pickle=False)
+        try:
+            X = np.load(path, allow_pickle=False)
+        except (EOFError, ValueError) as error:
+            raise ValueError(f"{path}: not a sound .npy file of numbers") from error
     elif suffix == ".parquet":
         try:
             lists = pyarrow.parquet.read_table(path, columns=["embedding"]).column("embedding").combine_chunks()

@@ -32,10 +32,13 @@ from tqdm import tqdm
 
 from molcmim import checkpoint, smiles
 from molcmim.calibration import fit_spread
+from molcmim.config import MolCMIMConfig
 from molcmim.featurizer import DECODED, EMBEDDINGS, as_rows
 from molcmim.kernel_machine import KernelMachine
 from molcmim.property_network import PropertyNetwork, batch, run
+from molcmim.reading import Reader
 from molcmim.spelling import Speller
+from molcmim.tokenizer import Codec, load_tokenizer
 from molcmim.tuned import TASKS, PropertyModel, Task, refuse_bad
 from molcmim.warm_start import Labelled, Problem, closed_form, linear_start, loss_of, masked_loss, regressed, tensors
 
@@ -275,13 +278,16 @@ def finetune(
     MoleculeError
         If molecules cannot be read; names all of them, of one part.
     ValueError
-        If shapes do not match, a target is nowhere known, is constant, or is infinite.
+        If shapes do not match, a target is nowhere known, has one value or class, or is infinite, or if the valid
+        part knows no value.
     """
     choices = choices or Choices()
     if kind not in TASKS:
         raise ValueError(f"kind must be one of {', '.join(TASKS)}, got {kind!r}")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    y = _checked(values, len(targets), "values")
+    device = checkpoint.device_of(device)
+    y, held_out = _checked(values, len(targets), "values"), _checked(valid[1], len(targets), "valid")
+    if np.isnan(held_out).all():
+        raise ValueError(f"none of the {len(held_out)} row(s) of the valid part has a value; it chooses when to stop")
     task = Task(
         kind, list(targets), *_scaling(y, weights, kind, targets), list(classes), choices.embedding, choices.waves,
         choices.predict_spellings, choices.seed, choices.standardize,
@@ -299,7 +305,7 @@ def finetune(
                 speller = PropertyModel([network], tokenizer, task, {}).speller()
                 parts = (
                     _labelled(speller._replace(spellings=choices.spellings), molecules, y, weights, task),
-                    _labelled(speller, valid[0], _checked(valid[1], len(targets), "valid"), None, task),
+                    _labelled(speller, valid[0], held_out, None, task),
                 )
             histories.append(train(network, *parts, kind, own, progress))
         networks.append(network)
@@ -310,7 +316,7 @@ def finetune(
             described, regressed(parts[0].values, kind, task.outputs), parts[0].weights, choices.seed
         )
     facts = {
-        "checkpoint": os.path.basename(os.fspath(name_or_path)),
+        "checkpoint": os.fspath(name_or_path),
         "weights_sha256": checkpoint.read_record(checkpoint.resolve(name_or_path))["weights_sha256"],
         "choices": asdict(choices),
         "rows": {"train": len(y), "valid": len(parts[1].values)},
@@ -326,6 +332,17 @@ def finetune(
     return tuned
 
 
+def judge(
+    name_or_path: str | os.PathLike[str], molecules: Sequence[object], standardize: bool = False
+) -> list[str | None]:
+    """Say why the model of a checkpoint cannot read a molecule, None where it can; it need not be loaded for that."""
+    folder = checkpoint.resolve(name_or_path)
+    config = MolCMIMConfig.from_pretrained(folder)
+    codec = Codec.of(load_tokenizer(folder))
+    reader = Reader(codec, config.notation, config.max_position_embeddings, standardize=standardize)
+    return reader.read(molecules).reasons
+
+
 def _checked(values: Any, targets: int, what: str) -> Float64[np.ndarray, "n y"]:
     y = np.asarray(values, np.float64)
     y = y[:, None] if y.ndim == 1 else y
@@ -339,8 +356,6 @@ def _checked(values: Any, targets: int, what: str) -> Float64[np.ndarray, "n y"]
 def _scaling(
     y: Float64[np.ndarray, "n y"], weights: Any, kind: str, targets: Sequence[str]
 ) -> tuple[list[float], list[float]]:
-    if kind != "regression":
-        return [0.0] * len(targets), [1.0] * len(targets)
     rows = np.ones(len(y), bool) if weights is None else np.asarray(weights) > 0
     center, scale = [], []
     for column, target in zip(y[rows].T, targets, strict=True):
@@ -348,8 +363,8 @@ def _scaling(
         if not len(known) or known.std() == 0:
             found = f"is {known[0]} in every row" if len(known) else "has no known value"
             raise ValueError(f"target {target!r} {found} of the train part; there is nothing to learn")
-        center.append(float(known.mean()))
-        scale.append(float(known.std()))
+        center.append(float(known.mean()) if kind == "regression" else 0.0)
+        scale.append(float(known.std()) if kind == "regression" else 1.0)
     return center, scale
 
 

@@ -80,12 +80,14 @@ def layout(
     Raises
     ------
     ValueError
-        For an unknown method or fewer than 4 vectors.
+        For an unknown method, fewer than 4 vectors, or none that differ.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; known are {', '.join(METHODS)}")
     if len(X) < 4:
         raise ValueError(f"a map needs at least 4 molecules that can be embedded; there are {len(X)}")
+    if not np.ptp(X, axis=0).any():
+        raise ValueError(f"all {len(X)} molecules have one embedding: there is nothing to lay out")
     with threadpool_limits(1):  # so that the same sums are made everywhere
         pca = PCA(min(COMPONENTS if method == "tsne" else 2, *X.shape), svd_solver="full")
         reduced = pca.fit_transform(X.astype(np.float64))

@@ -145,7 +145,8 @@ class MolCMIMModel(PreTrainedModel):
         """
         posterior = self.encode(input_ids, attention_mask)
         z = posterior.rsample() if sample and self.config.posterior != "point" else posterior.mu
-        descriptors = None if self.to_descriptors is None else self.to_descriptors(z).float()
+        head = self.to_descriptors
+        descriptors = None if head is None else head(z.to(head.weight.dtype)).float()
         if target_ids is None:
             return MolCMIMOutput(posterior.mu, posterior.logvar, z, None, None, None, descriptors)
         logits = self.decoder.to_vocabulary(self.decode_hidden(target_ids, z[: len(target_ids)])).float()

@@ -31,6 +31,9 @@ DRAWS_PER_CALL = 10
 GROWING = 10
 """A search which chooses what to score has at most one molecule scored at a time for so many known ones, or two: at
 first, each teaches it most."""
+COLUMNS = {"seed", "call", "smiles", "valid", "canonical", "log_prob", "similarity", "score", "best", "error",
+           "row", "generation", "first", "score_error"}  # fmt: skip
+"""Of the result and of what leads to it: names that no objective of several may have."""
 POOL = 200
 """Molecules that a search which chooses what to score may put off, the most promising ones."""
 
@@ -86,6 +89,7 @@ def optimize(
     oracle : callable, str, or mapping of names to these
         Function of a list of canonical SMILES that returns as many numbers, more being better; a built-in one (see
         :func:`molcmim.oracles.named`); or several objectives. ``MolCMIMRegressor.load(folder).predict`` is an oracle.
+        An attribute ``fingerprint``, if it has one, tells it from another: `log` is then of this oracle only.
     calls : int
         How many different molecules each seed may have scored, the seed's own score included. A molecule met
         around several seeds is scored once, and counts for each of them.
@@ -103,7 +107,7 @@ def optimize(
     codes : int
         Codes that are decoded for each seed at a time; at least 2.
     max_draws : int, optional
-        Codes to decode at most for each seed; default 10 `calls`.
+        Codes after which no more are decoded for a seed, which takes whole generations of `codes`; default 10 `calls`.
     log : path, optional
         Parquet file of every code that was decoded. If there is one of the same call, it is gone on with.
     progress : bool, optional
@@ -116,8 +120,8 @@ def optimize(
         ``seed``, ``call``, ``smiles``, ``valid``, ``canonical``, ``log_prob`` (of the seed itself NaN), ``similarity``,
         ``score``, the objectives if there are several, ``best`` (score so far of this seed), and ``error``: why there
         is no score. ``attrs`` says what it cost: ``draws``, ``invalid``, ``dissimilar`` and ``repeated`` (known, or not
-        chosen) ones among these, ``scored`` (different molecules handed to the oracle), ``restarts``. :func:`best`
-        picks the winners.
+        chosen) ones among these, ``scored`` (different molecules handed to the oracle), ``failed`` (those of them
+        without a score), ``restarts``. :func:`best` picks the winners.
 
     Raises
     ------
@@ -139,6 +143,8 @@ def optimize(
     if not 0 < radius < math.inf:
         raise ValueError(f"radius must be above 0 and finite, got {radius}")
     scorer = Scorer(oracle, weights)
+    if len(scorer.objectives) > 1 and (taken := sorted(COLUMNS & scorer.objectives.keys())):
+        raise ValueError(f"no objective can be called {', '.join(taken)}, as columns of the result are; rename it")
     space = Space(checkpoint, device)
     if not (rows := as_rows(seeds)):
         raise ValueError("seeds holds no molecule")
@@ -151,6 +157,7 @@ def optimize(
         "seeds": origins, "weights": scorer.weights, "calls": calls, "min_similarity": min_similarity, "target": target,
         "method": method, "radius": radius, "codes": codes, "max_draws": max_draws, "decoding": decoding,
         "random_state": random_state, "model": _digest(space),
+        "oracles": {name: one.fingerprint for name, one in scorer.objectives.items() if hasattr(one, "fingerprint")},
     }  # fmt: skip
     record = SearchLog(None if log is None else Path(log), settings, scorer)
     head = space.model.to_descriptors
@@ -335,12 +342,13 @@ def _evaluations(
     result.insert(3, "valid", True)
     result.attrs = {
         "checkpoint": checkpoint,
-        **{name: settings[name] for name in settings if name not in ("seeds", "model")},
+        **{name: settings[name] for name in settings if name not in ("seeds", "model", "oracles")},
         "draws": len(drawn),
         "invalid": int(invalid.sum()),
         "dissimilar": int((~invalid & ~near).sum()),
         "repeated": int((near & drawn["call"].isna()).sum()),
         "scored": len(scorer.known),
+        "failed": sum(score.error is not None for score in scorer.known.values()),
         "restarts": sum(run.search.restarts for run in runs),
     }
     return result

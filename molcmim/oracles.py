@@ -129,6 +129,6 @@ def _ask(name: str, oracle: Oracle, molecules: list[str]) -> list[tuple[float, s
 def _number(name: str, value: object) -> tuple[float, str | None]:
     try:
         number = float(np.asarray(value).item())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor that needs a gradient
         return np.nan, f"oracle {name}: {value!r:.40} is no number"
     return (number, None) if np.isfinite(number) else (np.nan, f"oracle {name}: {number}")

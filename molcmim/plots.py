@@ -31,6 +31,9 @@ def bars(summary: pd.DataFrame, path: Path) -> None:
     grid = figure.subplots(len(splits), len(datasets), squeeze=False, sharey=True)
     for axes, (split, dataset) in zip(grid.flat, ((s, d) for s in splits for d in datasets), strict=True):
         panel = summary[(summary["dataset"] == dataset) & (summary["split"] == split)]
+        if panel.empty:  # a data set that was not cut in this way
+            axes.set_visible(False)
+            continue
         panel = panel.assign(head=panel["head"].map(heads.index))
         heads_of = panel.groupby("label")["head"]  # those that a label has lie side by side, around its middle
         at = heads_of.rank() - 0.5 - heads_of.transform("count") / 2

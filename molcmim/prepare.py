@@ -183,7 +183,12 @@ def build_tokenizer(
     `limit` is the number of molecules read (SELFIES: about 5,000 a second). Molecules that have no SELFIES
     are passed over.
     """
-    strings = itertools.islice((row for task in _tasks(inputs, column) for row in task.rows), limit)
+    if Path(output).is_file():
+        raise FileExistsError(f"{output} is a file; name a folder")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    rows = (row for task in _tasks(inputs, column) for row in task.rows if isinstance(row, str))
+    strings = itertools.islice(rows, limit)
     if notation == "smiles":
         tokenizer = build_smiles_tokenizer(strings, min_count)
     elif notation == "selfies":

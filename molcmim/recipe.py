@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import math
 import os
 from dataclasses import dataclass, field
@@ -184,14 +185,27 @@ class Recipe:
             text = (carried / f"{name_or_path}.yaml").read_text()
         else:
             text = path.read_text()
-        choices = yaml.safe_load(text) or {}
+        try:
+            choices = yaml.safe_load(text) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"recipe {name_or_path} is no YAML: {error}") from None
+        if not isinstance(choices, dict):
+            raise ValueError(f"recipe {name_or_path} holds no choices, lines of the form `steps: 500`: {choices!r:.80}")
         for name, value in overrides.items():
             name, dot, inner = name.partition(".")
+            if dot and name != "model":
+                raise ValueError(f"only the model has choices of its own, as model.width; got {name}.{inner}")
             choices[name] = {**choices.get(name, {}), inner: value} if dot else value
         types = {f.name: str(f.type) for f in dataclasses.fields(cls)}
         if unknown := sorted(choices.keys() - types.keys()):
             raise ValueError(f"recipe {name_or_path} sets unknown {', '.join(unknown)}; known are {', '.join(types)}")
-        return cls(**{name: _typed(name, value, types[name]) for name, value in choices.items()})
+        choices = {name: _typed(name, value, types[name]) for name, value in choices.items()}
+        of_model = {name: p.annotation for name, p in inspect.signature(MolCMIMConfig).parameters.items()}
+        choices["model"] = {
+            name: _typed(f"model.{name}", value, of_model.get(name, "Any"))
+            for name, value in choices.get("model", {}).items()
+        }
+        return cls(**choices)
 
     def dump(self) -> str:
         """Return the recipe as YAML."""
@@ -208,6 +222,6 @@ def _typed(name: str, value: Any, expected: str) -> Any:
         with contextlib.suppress(ValueError):
             return float(value)  # YAML takes 1e-3 for a string, only 1.0e-3 for a number
     kinds: dict[str, type] = {"str": str, "int": int, "float": float, "bool": bool, "dict[str, Any]": dict}
-    if type(value) is not kinds[expected]:
+    if type(value) is not kinds.get(expected, type(value)):
         raise ValueError(f"{name} must be {expected}, got {value!r}")
     return value

@@ -24,12 +24,19 @@ PLACE = ["dataset", "split"]
 FEATURES = ["features", "model", "features_id"]
 ROW = [*PLACE, *FEATURES, "head"]
 KEY = [*PLACE, "seed", *FEATURES, "head"]
+CONTENT = 12
+"""Hexadecimal digits that tell what two data sets of one name hold."""
 ARRAYS = ["test_measured", "test_predictions", "valid_predictions"]
 
 
 def write_results(records: Sequence[dict[str, Any]], folder: Path) -> pd.DataFrame:
     """Write ``results.csv``, a row per fit, and return it, with predictions and what the features are called."""
-    results = pd.DataFrame(records).sort_values(KEY, ignore_index=True)
+    results = pd.DataFrame(records)
+    # A file that has grown, or another column of it: another data set, whose rows and values are not to be compared.
+    several = results.groupby("dataset")["content"].transform("nunique") > 1
+    told_apart = results["dataset"] + " [" + results["content"].str[:CONTENT] + "]"
+    results["dataset"] = results["dataset"].mask(several, told_apart)
+    results = results.sort_values(KEY, ignore_index=True)
     table = results.drop(columns=ARRAYS)
     table["hyperparameters"] = [json.dumps(chosen) for chosen in table["hyperparameters"]]
     with atomic_path(folder / "results.csv") as path:
@@ -43,7 +50,8 @@ def write(records: Sequence[dict[str, Any]], notes: Sequence[str], folder: Path)
     Parameters
     ----------
     records
-        Fits: fields of a benchmark's task, of :class:`molcmim.downstream.Fit`, ``unit`` and ``dims``.
+        Fits: fields of a benchmark's task, of :class:`molcmim.downstream.Fit`, ``content`` (hash of the data set),
+        ``unit`` and ``dims``.
     notes
         Lines about the data sets.
     folder

@@ -43,7 +43,7 @@ class SearchLog:
 
     def __init__(self, path: Path | None, settings: dict[str, Any], scorer: Scorer) -> None:
         self.path, self.saved = path, time.monotonic()
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = json.loads(json.dumps(settings, default=lambda number: number.item()))
         self.names = list(scorer.objectives)
         parts = [(f"objective {name}", pa.float64()) for name in self.names]
         scored = pa.schema([("call", pa.int32()), ("score", pa.float64()), *parts, ("score_error", pa.string())])
@@ -66,7 +66,10 @@ class SearchLog:
             raise ValueError(
                 f"{path} is the log of another run: {', '.join(differ)} differ; give another name, or remove it"
             )
-        for row in whole.filter(pa.compute.is_valid(whole["call"])).to_pylist():
+        scored = whole.filter(pa.compute.is_valid(whole["call"]))
+        if scored["score"].null_count == len(scored):
+            return  # the oracle failed for everything: it is asked again, from the first
+        for row in scored.to_pylist():
             parts = tuple(row[f"objective {name}"] for name in self.names)
             scorer.known[row["canonical"]] = Score(parts, row["score"], row["score_error"])
         ends = np.flatnonzero(np.diff(whole["generation"].to_numpy(), append=-1)) + 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float64, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     import torch
 
     from molcmim.tuned import PropertyModel
+
+
+FOREIGN = -1.0
+"""Number of a label that was not in y of fit."""
 
 
 class _Property(BaseEstimator):
@@ -54,20 +59,28 @@ class _Property(BaseEstimator):
         self, X: Any, y: Float64[np.ndarray, "n t"], sample_weight: Any, valid: Any, kind: str, classes: Sequence[Any]
     ) -> None:
         """Fit `model_`; `y` and the values of `valid` are columns of numbers, NaN where unknown."""
-        from molcmim.finetune import Choices, finetune
+        from molcmim.finetune import Choices, finetune, judge
+        from molcmim.smiles import BadMolecule, MoleculeError
 
         if self.on_error not in ("raise", "nan"):
             raise ValueError(f"on_error must be 'raise' or 'nan' here, got {self.on_error!r}")
         smiles = column(X, type(self).__name__)
         check_consistent_length(smiles, y, sample_weight)
         weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        reasons = judge(self.checkpoint, smiles.tolist(), self.standardize)
+        if bad := [BadMolecule(row, smiles[row], reason) for row, reason in enumerate(reasons) if reason is not None]:
+            raise MoleculeError(bad)
         if valid is None:
             if not 0 < self.validation_fraction < 1:
                 raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
             order = np.random.RandomState(self.random_state).permutation(len(y))
-            held_out = max(1, round(self.validation_fraction * len(y)))
-            if held_out >= len(y):
-                raise ValueError(f"{len(y)} sample(s) leave nothing to train on beside the valid part; give more")
+            order = order[~np.isnan(y[order]).all(1) & (weights[order] != 0)]  # rows that count: others choose nothing
+            held_out = max(1, round(self.validation_fraction * len(order)))
+            if held_out >= len(order):
+                raise ValueError(
+                    f"{len(order)} sample(s) with a value and a weight leave nothing to train on beside the valid "
+                    "part; give more"
+                )
             inner, outer = order[held_out:], order[:held_out]
             valid = smiles[outer], y[outer]
             smiles, y, weights = smiles[inner], y[inner], weights[inner]
@@ -75,15 +88,17 @@ class _Property(BaseEstimator):
         named |= {
             name: getattr(self, name) for name in ("epochs", "predict_spellings") if getattr(self, name) is not None
         }
+        named |= {"seed": self.random_state, **(self.options or {})}
+        # numpy's numbers, as searches draw them, are no JSON
+        named = {name: value.item() if isinstance(value, np.generic) else value for name, value in named.items()}
         self.model_: PropertyModel = finetune(
             self.checkpoint, smiles, y, valid, kind=kind, targets=self.targets_, classes=list(classes),
-            weights=weights, choices=Choices(**{**named, "seed": self.random_state, **(self.options or {})}),
-            device=self.device, progress=self.progress,
+            weights=weights, choices=Choices(**named), device=self.device, progress=self.progress,
         )  # fmt: skip
 
-    def _outputs(self, X: Any) -> Float64[np.ndarray, "n _"]:
+    def _outputs(self, X: Any, on_error: str | None = None) -> Float64[np.ndarray, "n _"]:
         check_is_fitted(self, "model_")
-        return self.model_.predict(column(X, type(self).__name__), self.on_error)
+        return self.model_.predict(column(X, type(self).__name__), on_error or self.on_error)
 
     @property
     def history_(self) -> list[dict[str, float]]:
@@ -229,8 +244,8 @@ class MolCMIMRegressor(RegressorMixin, _Property):
         return outputs[:, :t].reshape(shape), outputs[:, t:].reshape(shape)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """R2 over the known values of y, averaged over targets."""
-        truth, predicted = _numbers(y, "y"), self._outputs(X)
+        """R2 over the known values of y, averaged over targets; MoleculeError for what cannot be read."""
+        truth, predicted = _numbers(y, "y"), self._outputs(X, "raise")
         return _over_known(r2_score, truth, predicted[:, : truth.shape[1]], sample_weight)
 
 
@@ -268,7 +283,7 @@ class MolCMIMClassifier(ClassifierMixin, _Property):
         labels = np.asarray(y, object)
         self.targets_ = names(y, 1 if labels.ndim == 1 else labels.shape[1])
         labels = labels.reshape(len(labels), -1)
-        known = np.frompyfunc(lambda label: label is not None and label == label, 1, 1)(labels).astype(bool)
+        known = ~pd.isna(labels)
         self.classes_ = np.unique(np.array(labels[known].tolist()))
         if len(self.classes_) < 2:
             raise ValueError(f"y holds {len(self.classes_)} class(es); a classifier needs two at least")
@@ -278,23 +293,28 @@ class MolCMIMClassifier(ClassifierMixin, _Property):
             )
         kind = "binary" if len(self.classes_) == 2 else "multiclass"
         if valid is not None:
-            valid = column(valid[0], type(self).__name__), self._numbered(valid[1])
+            numbers = self._numbered(valid[1])
+            given = np.asarray(valid[1], object).reshape(numbers.shape)
+            if foreign := sorted({str(label) for label in given[numbers == FOREIGN]}):
+                raise ValueError(f"label(s) {', '.join(foreign)} were not in y of fit; known are {self.classes_}")
+            valid = column(valid[0], type(self).__name__), numbers
         self._finetune(X, self._numbered(y), sample_weight, valid, kind, [one.item() for one in self.classes_])
         return self
 
     def _numbered(self, y: Any) -> Float64[np.ndarray, "n t"]:
         number: dict[Any, float] = {label: float(i) for i, label in enumerate(self.classes_.tolist())}
         labels = np.asarray(y, object).reshape(len(y), -1)
-        unknown = {str(label) for row in labels for label in row if label is not None and label == label} - {
-            str(label) for label in labels.reshape(-1) if label in number
-        }
-        if unknown:
-            raise ValueError(f"label(s) {', '.join(sorted(unknown))} were not in y of fit; known are {self.classes_}")
-        return np.array([[number.get(label, np.nan) for label in row] for row in labels], np.float64)
+        known = ~pd.isna(labels)
+        numbers = np.full(labels.shape, np.nan)
+        numbers[known] = [number.get(label, FOREIGN) for label in labels[known]]
+        return numbers
 
     def predict_proba(self, X: Any) -> Float64[np.ndarray, "n _"]:
         """Probabilities: (n, classes), or of several targets (n, t) that the answer is 1."""
-        outputs = self._outputs(X)
+        return self._probabilities(X)
+
+    def _probabilities(self, X: Any, on_error: str | None = None) -> Float64[np.ndarray, "n _"]:
+        outputs = self._outputs(X, on_error)
         one_question = self.model_.task.kind == "binary" and len(self.targets_) == 1
         return np.concatenate([1 - outputs, outputs], axis=1) if one_question else outputs
 
@@ -312,9 +332,12 @@ class MolCMIMClassifier(ClassifierMixin, _Property):
         return labels
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy over the known labels of y, averaged over targets."""
+        """Accuracy over the known labels of y, averaged over targets; MoleculeError for what cannot be read.
+
+        A label that was not in y of fit counts as missed.
+        """
         truth = self._numbered(y)
-        probabilities = self.predict_proba(X)
+        probabilities = self._probabilities(X, "raise")
         answers = (probabilities > 0.5) if len(self.targets_) > 1 else probabilities.argmax(1)[:, None]
         return _over_known(accuracy_score, truth, answers.astype(float), sample_weight)
 

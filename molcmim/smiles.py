@@ -5,6 +5,7 @@ Every function keeps RDKit's log quiet while it runs, and leaves the log's setti
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -46,9 +47,11 @@ class MoleculeError(ValueError):
         shown = [f"  row {row}: {molecule!r:.80}: {reason}" for row, molecule, reason in self.rows[:5]]
         if len(self.rows) > 5:
             shown.append(f"  and {len(self.rows) - 5} more")
-        where = ", ".join(str(bad.row) for bad in self.rows)
+        runs = itertools.groupby(enumerate(bad.row for bad in self.rows), lambda numbered: numbered[1] - numbered[0])
+        numbers = ([str(row) for _, row in run] for _, run in runs)
+        where = ", ".join(", ".join(run) if len(run) < 3 else f"{run[0]}-{run[-1]}" for run in numbers)
         head = f"{len(self.rows)} bad molecule(s), row(s) {where}:"
-        return "\n".join([head, *shown, "Correct or remove them, or choose another on_error."])
+        return "\n".join([head, *shown, "Correct or remove them (or choose another on_error, where there is one)."])
 
 
 MAX_CHARACTERS = 5000

@@ -236,7 +236,7 @@ def smiles_to_selfies(smiles: str) -> str:
 
     try:
         return selfies.encoder(smiles) or ""
-    except selfies.EncoderError as error:
+    except (selfies.EncoderError, KeyError) as error:  # KeyError: an aromatic bond of an atom never aromatic
         raise ValueError("no SELFIES: " + " ".join(str(error).split())) from error
 
 

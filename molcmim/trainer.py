@@ -186,6 +186,7 @@ class PretrainTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Held-out metrics of ``molcmim.metrics``; every rank computes them, the first one logs."""
         started = time.perf_counter()
+        self._refuse_divergence()
         # Decoding token by token has a shape of its own at every step: not worth compiling for.
         with self.compute_loss_context_manager(), torch.compiler.set_stance("force_eager"):
             metrics = held_out(self.pretrained, self.valid, self.token_characters, self.criterion.decoder)
@@ -195,7 +196,17 @@ class PretrainTrainer(Trainer):
         self._since += time.perf_counter() - started
         return logs
 
+    def _refuse_divergence(self) -> None:
+        """Keep weights that are not finite from being saved, which would in time remove the last good checkpoint."""
+        weights = [weight.detach() for weight in self.pretrained.parameters()]
+        if not torch.stack([weight.isfinite().all() for weight in weights]).all():
+            raise ValueError(
+                f"training has diverged: at step {self.state.global_step} weights are not finite. What checkpoints "
+                f"{self.args.output_dir} has are from before; lower learning_rate or max_grad_norm"
+            )
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._refuse_divergence()
         transformers_logging.disable_progress_bar()  # one per checkpoint, for its one file
         try:
             super()._save_checkpoint(*args, **kwargs)

@@ -279,7 +279,7 @@ class PropertyModel:
                 network.load_state_dict(own, assign=True)
             except RuntimeError as error:
                 raise ValueError(f"{folder / CONFIG} describes another model than {WEIGHTS} holds: {error}") from None
-            networks.append(network.to(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+            networks.append(network.to(checkpoint.device_of(device)))
         return cls(networks, tokenizer, task, record["training"], KernelMachine(**machine) if machine else None)
 
 

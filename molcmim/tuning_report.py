@@ -17,11 +17,11 @@ import pyarrow as pa
 from jaxtyping import Float, Float64, Shaped
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
 
-from molcmim import calibration, datasets, plots, smiles
+from molcmim import calibration, datasets, plots
 from molcmim.datasets import Audit, Split
 from molcmim.downstream import rmse
 from molcmim.files import atomic_path, read_chunks
-from molcmim.finetune import Choices, finetune
+from molcmim.finetune import Choices, finetune, judge
 from molcmim.tuned import PropertyModel, output_columns
 
 PARTS = ("train", "valid", "test")
@@ -91,7 +91,7 @@ def finetune_table(
         raise FileExistsError(f"{output} exists and is no fine-tuned model; name another folder")
     chunks = list(read_chunks(path, column))
     frame = datasets.frame_of(chunks, path, list(targets), classify)
-    _, reasons = smiles.canonicalize(frame["smiles"])
+    reasons = judge(checkpoint, frame["smiles"].tolist(), choices is not None and choices.standardize)
     unknown = frame[list(targets)].isna().all(axis=1)
     reasons = ["no value" if r is None and empty else r for r, empty in zip(reasons, unknown, strict=True)]
     rows = np.flatnonzero([reason is None for reason in reasons])
@@ -193,7 +193,7 @@ def _metrics(
 
 def table(metrics: pd.DataFrame) -> str:
     """Lay metrics out for reading."""
-    return str(metrics.to_string(index=False, float_format=lambda value: f"{value:.3f}"))
+    return str(metrics.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
 
 
 def learning(model: PropertyModel, path: Path) -> None:

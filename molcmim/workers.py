@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +44,8 @@ def ordered_map(work: Callable[[T], R], tasks: Iterable[T], workers: int | None 
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             for task in tasks:
-                waiting.append((task, pool.submit(work, task)))
+                with _without_main():
+                    waiting.append((task, pool.submit(work, task)))
                 if len(waiting) >= IN_FLIGHT * workers:
                     task, future = waiting.popleft()
                     yield task, future.result()
@@ -52,8 +56,24 @@ def ordered_map(work: Callable[[T], R], tasks: Iterable[T], workers: int | None 
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Start processes that do not run the user's script again: none of the work is in it.
+
+    A script without ``if __name__ == "__main__":``, or one read from standard input, could not start any otherwise.
+    """
+    main = sys.modules["__main__"].__dict__
+    kept = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(kept)
+
+
 def _end_with_parent() -> None:
     """Make this worker end when the parent is killed, instead of waiting for work for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers
     parent = multiprocessing.parent_process()
     if parent is not None:
 

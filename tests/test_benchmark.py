@@ -97,11 +97,30 @@ def test_other_content_is_another_fit(folder: Path, shared_data: Path, tiny_chec
     with pytest.warns(UserWarning, match=r"freesolv\.csv does not hold the published freesolv"):
         run(Plan(**PLAN, splits=["scaffold"], features=["maccs"], data=data), copy, jobs=1)
     rows = results(copy).query("features == 'maccs' and split == 'scaffold'")
-    assert len(rows) == 2
     assert rows.features_id.nunique() == 2
+    assert rows.dataset.tolist() == [f"freesolv [{content[:12]}]" for content in rows.content]
     said = (copy / "table.md").read_text()
     assert "Not the published set" in said
-    assert all(f"maccs [{identity}]" in said for identity in rows.features_id)
+    assert all(f"| {name} scaffold (kcal/mol) |" in said for name in rows.dataset)
+
+
+def test_another_column_or_unit_of_a_file_of_ones_own(tmp_path: Path) -> None:
+    path, output = tmp_path / "own.csv", tmp_path / "out"
+    frame = pd.DataFrame({"smiles": ["C" * n for n in range(1, 31)], "y": range(30), "z": np.arange(30) ** 2})
+    frame.to_csv(path, index=False)
+
+    def header(rows: int, target: str, unit: str) -> str:
+        frame[:rows].to_csv(path, index=False)
+        plan = Plan([], ["random"], ["maccs"], ["ridge"], seeds=1, tables=[Table(path, target, unit=unit)])
+        run(plan, output, jobs=1)
+        return next(line for line in (output / "table.md").read_text().splitlines() if "| head |" in line)
+
+    assert header(30, "y", "") == "| features | head | own random (units of y) |"
+    assert header(30, "y", "km") == "| features | head | own random (km) |"
+    assert header(30, "z", "km2").count("own [") == 2
+    assert header(20, "y", "km").count("own [") == 3
+    table = results(output)
+    assert len(table) == table.dataset.nunique() == 3  # never in one column, where they would be compared
 
 
 def test_table_says_mean_sd_interval_and_choice_by_valid(folder: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -156,6 +157,15 @@ def test_standard_input(
     text, model = FRAME.to_csv(index=False), ["--checkpoint", tiny_checkpoint, "--workers", "0"]
     assert command("-", "-o", tmp_path / "a.parquet", *model, input=text).exit_code == 0
     assert same(read(tmp_path / "a.parquet").X, expected["mean"])
+    os.mkfifo(tmp_path / "pipe.csv")
+    with subprocess.Popen(
+        ["/bin/sh", "-c", 'cat > "$0"', tmp_path / "pipe.csv"], stdin=subprocess.PIPE, text=True
+    ) as cat:
+        assert cat.stdin is not None
+        cat.stdin.write(text)
+        cat.stdin.close()
+        assert command(tmp_path / "pipe.csv", "-o", tmp_path / "c.npy", *model).exit_code == 0
+    assert same(read(tmp_path / "c.npy").X, expected["mean"])
     lines = "\n".join(FRAME["SMILES"])
     assert command("-", "-o", tmp_path / "b.npy", "--format", "smi", *model, input=lines).exit_code == 0
     assert same(read(tmp_path / "b.npy").X, expected["mean"])
@@ -185,8 +195,7 @@ def big(path: Path) -> Path:
 KILLED = """
 import sys
 from molcmim.bulk import featurize_file
-if __name__ == "__main__":
-    featurize_file(sys.argv[1], sys.argv[2], sys.argv[3], chunk_rows=10, workers=1)
+featurize_file(sys.argv[1], sys.argv[2], sys.argv[3], chunk_rows=10, workers=1)
 """
 
 
@@ -198,9 +207,13 @@ def test_a_killed_run_resumes(tiny_checkpoint: Path, tmp_path: Path, monkeypatch
         while len(list(partial.glob("*.arrow"))) < 5:
             assert process.poll() is None, "ended before it could be killed"
             time.sleep(0.001)
+        for restart in (False, True):
+            with pytest.raises(FileExistsError, match=r"another process is writing .*out\.parquet now"):
+                bulk.featurize_file(source, output, tiny_checkpoint, chunk_rows=10, workers=0, restart=restart)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     assert not output.exists()
+    (tmp_path / ".out.parquet.partial-123").write_text("of a run that was killed as it put the shards together")
     left = sorted(path.name for path in partial.glob("*.arrow"))
     assert 5 <= len(left) < 90
 
@@ -218,7 +231,7 @@ def test_a_killed_run_resumes(tiny_checkpoint: Path, tmp_path: Path, monkeypatch
     whole = tmp_path / "whole.parquet"
     bulk.featurize_file(source, whole, tiny_checkpoint, chunk_rows=10, workers=0)
     assert whole.read_bytes() == output.read_bytes()
-    assert not partial.exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.csv", "out.parquet", "run.py", "whole.parquet"]
 
 
 def test_an_unfinished_run_is_resumed_only_as_it_was(
@@ -261,6 +274,9 @@ def test_what_cannot_work_is_refused_at_once(tiny_checkpoint: Path, tmp_path: Pa
     refused(ValueError, "embedding must be one of", embedding="median")
     taken = write(tmp_path / "taken.csv", FRAME.rename(columns={"note": "error", "id": "e3"}))
     refused(ValueError, "columns that the output adds: e3, error; rename them first", source=taken)
+    lists = tmp_path / "lists.parquet"
+    pd.DataFrame({"smiles": ["C"], "bits": [[0, 1]]}).to_parquet(lists)
+    refused(ValueError, r"out\.csv: \.csv has no room for the input's lists, bits", source=lists)
     bulk.featurize_file(taken, tmp_path / "out.npy", tiny_checkpoint, workers=0)
     assert len(np.load(tmp_path / "out.npy")) == 100
 

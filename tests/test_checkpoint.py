@@ -178,6 +178,12 @@ def test_info(tiny_checkpoint: Path) -> None:
     assert missing.stderr.startswith("molcmim: no checkpoint 'nowhere'; looked at\n")
 
 
+def test_weights_that_are_half_there_are_not_described(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"tiny/model\.safetensors is damaged .* copy or download"):
+        checkpoint.describe(folder)
+
+
 def test_the_table_names_each_fact() -> None:
     stages = [{"from_step": 0, "steps": 300}, {"from_step": 300, "steps": 400}]
     lines = checkpoint.as_table({"steps": 400, "training": {"stages": stages}}).splitlines()

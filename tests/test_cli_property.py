@@ -32,19 +32,19 @@ def command(*arguments: object, **options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `molcmim finetune` has left an ensemble of two for two targets, of a table with two bad rows."""
+    """Where `molcmim finetune` has left an ensemble of two for two targets, of a table with three bad rows."""
     place = tmp_path_factory.mktemp("finetune")
     frame = pd.DataFrame({"name": range(48), "SMILES": SMILES, "logP": LOGP, "double": np.multiply(LOGP, 2)})
     frame.loc[::5, "double"] = np.nan
-    frame.loc[3, "SMILES"] = "C1CC"
+    frame.loc[[3, 9], "SMILES"] = ["C1CC", "C" * 600]
     frame.loc[5, ["logP", "double"]] = np.nan
     frame.to_csv(place / "data.csv", index=False)
     run = command(
         "finetune", place / "data.csv", "--target", "logP", "--target", "double", "--ensemble", 2, "--epochs", 1,
         "--checkpoint", tiny_checkpoint, "-o", place / "model", "--strict",
     )  # fmt: skip
-    assert run.exit_code == 2, run.output  # two bad rows
-    assert "48 rows, 2 left out" in run.stderr
+    assert run.exit_code == 2, run.output  # there are bad rows
+    assert "48 rows, 3 left out" in run.stderr
     assert "test in train: 0" in run.stderr
     assert "rmse" in run.stdout
     return place
@@ -55,10 +55,11 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     for name in ("parity.png", "learning.png", "calibration.png"):
         assert (model / name).read_bytes()[:8] == PNG
     table = pd.read_csv(model / "predictions.csv")
-    assert table["error"].dropna().to_dict().keys() == {3, 5}
+    assert table["error"].dropna().to_dict().keys() == {3, 5, 9}
     assert "unclosed ring" in table["error"][3]
+    assert "602 tokens" in table["error"][9]
     assert table["error"][5] == "no value"
-    assert table["part"].value_counts().to_dict() == {"train": 36, "valid": 5, "test": 5}
+    assert table["part"].value_counts().to_dict() == {"train": 36, "valid": 4, "test": 5}
     assert table.columns.tolist() == [
         "name", "SMILES", "logP", "double", "part",
         "logP_predicted", "double_predicted", "logP_std", "double_std", "error",
@@ -75,9 +76,9 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     assert metrics.loc[("double", "test"), "rmse"] == pytest.approx(rmse, rel=1e-4)
     facts = json.loads((model / "finetuned.json").read_text())
     assert facts["training"]["table"] == {
-        "file": "data.csv", "split": "random", "seed": 0, "rows": 48, "left_out": 2
+        "file": "data.csv", "split": "random", "seed": 0, "rows": 48, "left_out": 3
     }  # fmt: skip
-    assert facts["training"]["rows"] == {"train": 36, "valid": 5}
+    assert facts["training"]["rows"] == {"train": 36, "valid": 4}
 
 
 def test_estimators_open_the_same_folder(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +77,21 @@ def test_random_spellings_in_canonical_out(store: Path) -> None:
     assert report["exact_reconstruction"] == pytest.approx(np.mean(exact))
     with pytest.raises(ValueError, match="needs random spellings"):
         evaluate("molcmim-small", store, progress=False, random_spellings=True)
+
+
+def test_longer_molecules_than_the_model_reads(tmp_path: Path) -> None:
+    (tmp_path / "long.smi").write_text("C" * 300 + "\n")
+    prepare([tmp_path / "long.smi"], tmp_path / "store", recipe=StoreRecipe(max_length=512), workers=1, progress=False)
+    with pytest.raises(ValueError, match="molecules of up to 302 tokens, molcmim-small reads 256; prepare it again"):
+        evaluate("molcmim-small", tmp_path / "store", progress=False)
+
+
+def test_one_molecule(tmp_path: Path) -> None:
+    (tmp_path / "one.smi").write_text("CCO\n")
+    prepare([tmp_path / "one.smi"], tmp_path / "store", workers=1, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of the variance of one
+        assert evaluate("molcmim-small", tmp_path / "store", progress=False)["mean_cosine"] is None
 
 
 def test_foreign_vocabulary_is_refused(store: Path) -> None:

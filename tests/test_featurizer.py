@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from rdkit import Chem
@@ -113,6 +114,7 @@ def test_any_container(tiny: Featurizer) -> None:
         pd.Series(ALL, dtype="string"),
         (text for text in ALL),
         dict.fromkeys(ALL),
+        pa.chunked_array([ALL[:2], ALL[2:]]),
         mols,
         [mol if i % 2 else text for i, (mol, text) in enumerate(zip(mols, ALL, strict=True))],
         np.array(mols, dtype=object),
@@ -223,6 +225,12 @@ def test_choices_are_checked(tiny: Featurizer) -> None:
         tiny.dim("all")
     with pytest.raises(ValueError, match="on_error must be one of raise, nan, skip, got 'ignore'"):
         tiny.featurize("C", on_error="ignore")
+    for device, message in (
+        ("gpu", "device must be one that torch knows.* got 'gpu'"),
+        ("cuda:99", "no device cuda:99"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Featurizer.from_pretrained("molcmim-small", device)
     assert "mean 32, informative 64, both 96; up to 256 tokens; float32 on cpu" in repr(tiny)
 
 

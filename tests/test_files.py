@@ -56,6 +56,16 @@ def test_delimited_files_come_back_as_they_are(tmp_path: Path, name: str, delimi
     assert (chunk.column, chunk.smiles) == ("SMILES", [smiles for smiles, _ in NAMED])
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_csv_without_a_comma_in_its_header(tmp_path: Path, delimiter: str) -> None:
+    assert read(write(tmp_path / "m.csv", delimited(delimiter))) == NAMED
+    assert read(write(tmp_path / "m.csv", "smiles\nC;O\n")) == [("C;O",)]
+
+
+def test_long_fields(tmp_path: Path) -> None:
+    assert read(write(tmp_path / "m.csv", f"smiles,note\nC,{'x' * 200_000}\n")) == [("C", "x" * 200_000)]
+
+
 @pytest.mark.parametrize("name", ["m.smi", "m.txt", "m.smiles.gz"])
 def test_smi(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / name, "CCO ethanol\r\nc1ccccc1\tbenzene ring \n\nO")
@@ -107,6 +117,7 @@ def test_smiles_column_is_found(tmp_path: Path, header: str, found: str) -> None
         ("m.csv", "smiles\n", {}, "m.csv: no molecules in it"),
         ("m.smi", "", {}, "m.smi: no molecules in it"),
         ("m.csv", b"smiles,name\nC,a\nCC,\xb5\n", {}, r"row 1 \(counted from 0\).*\['CC', '\\udcb5'\]"),
+        ("m.csv", "smiles,l\xf6slich\nC,1\n".encode("latin-1"), {}, "m.csv: the header is not UTF-8 text"),
         ("m.smi", b"C\n" * 3 + b"\xff\n", {"chunk_rows": 2}, r"row 3 \(counted from 0\) is not UTF-8"),
         ("m.parquet", "no", {}, "m.parquet: not a sound Parquet file"),
         ("m.xlsx", "", {}, "m.xlsx: unknown suffix '.xlsx'; known are .smi, .*"),
@@ -143,6 +154,8 @@ def test_truncated_gzip_gives_what_is_whole_and_then_says_so(tmp_path: Path) -> 
     (tmp_path / "plain.smi.gz").write_bytes(b"CCO\n")
     with pytest.raises(ValueError, match="not gzip at all"):
         files.read_chunks(tmp_path / "plain.smi.gz")
+    (tmp_path / "no.parquet").write_bytes(b"no")
+    assert [files.count_rows(tmp_path / name) for name in ("m.smi.gz", "plain.smi.gz", "no.parquet")] == [None] * 3
 
 
 def test_standard_input() -> None:
@@ -246,6 +259,12 @@ def test_a_broken_run_leaves_no_embeddings(tmp_path: Path, suffix: str) -> None:
         put(pa.table({"smiles": ["C"]}), np.zeros((1, 2), np.float32))
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
+
+
+def test_embeddings_that_are_none(tmp_path: Path) -> None:
+    for data in (b"", b"no"):
+        with pytest.raises(ValueError, match=r"m\.npy: not a sound \.npy file"):
+            files.read_embeddings(write(tmp_path / "m.npy", data))
 
 
 def test_embedding_writer_refuses(tmp_path: Path) -> None:

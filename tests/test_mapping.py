@@ -33,6 +33,11 @@ def test_pca_is_scikit_learns_and_tsne_keeps_groups_together() -> None:
         mapping.layout(X[:3])
 
 
+def test_one_point_is_no_map() -> None:
+    with pytest.raises(ValueError, match="all 5 molecules have one embedding"):
+        mapping.layout(np.ones((5, 3)))
+
+
 def test_every_row_is_in_the_table_and_a_bad_one_says_why(
     tiny_checkpoint: Path, shared_data: Path, tmp_path: Path
 ) -> None:

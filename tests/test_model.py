@@ -148,6 +148,16 @@ def test_auto_classes_know_the_model(tmp_path):
     assert model.config.latent_dim == 16
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_any_precision(batch, dtype):
+    model = build(num_descriptors=3).eval()
+    expected = model(**batch, sample=False)
+    out = copy.deepcopy(model).to(dtype)(**batch, sample=False)
+    assert (out.mu.dtype, out.descriptors.dtype) == (torch.float32, torch.float32)
+    for name in ("mu", "log_px", "descriptors"):
+        torch.testing.assert_close(getattr(out, name), getattr(expected, name), atol=0.05, rtol=0.05)
+
+
 def test_weights_start_small_and_padding_at_zero():
     model = build(posterior="learned", num_descriptors=3)
     for name, parameter in model.named_parameters():

@@ -23,7 +23,9 @@ from typer.testing import CliRunner
 from molcmim import optimization
 from molcmim.cli import app
 from molcmim.generation import best, optimize
+from molcmim.oracles import Scorer
 from molcmim.search import METHODS, ranks
+from molcmim.search_log import SearchLog
 from molcmim.sklearn import MolCMIMRegressor
 from molcmim.smiles import MoleculeError, similarities
 from molcmim.space import Space
@@ -302,6 +304,25 @@ def test_what_was_done_is_kept_when_the_oracle_breaks(run, tmp_path) -> None:
     assert log["generation"].max() >= 3  # what had been decoded for the call that failed, too
 
 
+def test_what_failed_is_counted_and_asked_again_if_it_was_all(run, tmp_path) -> None:
+    def failing(molecules):
+        raise ConnectionError("no answer")
+
+    log = tmp_path / "log.parquet"
+    with pytest.raises(ValueError, match="no answer"):
+        run(oracle=failing, log=log, codes=8)
+    repaired = run(log=log, codes=8)
+    assert_frame_equal(repaired, run(codes=8))
+    assert repaired.attrs["failed"] == 0
+    some = run(oracle=lambda molecules: [float("nan") if "O" in m else 1.0 for m in molecules], codes=8)
+    assert some.attrs["failed"] == some.dropna(subset="error")["canonical"].nunique() > 0
+
+
+def test_numbers_of_numpy_are_logged(tmp_path) -> None:
+    settings = {"calls": np.int64(12), "target": np.float32(0.5), "seeds": ["C"]}
+    assert SearchLog(tmp_path / "log.parquet", settings, Scorer("qed")).settings == {**settings, "calls": 12}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -315,6 +336,7 @@ def test_what_was_done_is_kept_when_the_oracle_breaks(run, tmp_path) -> None:
         ({"min_similarity": 1.5}, "min_similarity must be at least 0 and at most 1, got 1.5"),
         ({"method": "annealing"}, "unknown method 'annealing'; known are cma, perturbation, best-of-n"),
         ({"oracle": "beauty"}, "unknown oracle 'beauty'"),
+        ({"oracle": {"score": "qed", "similarity": "sa"}}, "no objective can be called score, similarity"),
         ({"oracle": lambda molecules: [1.0]}, "given 3 molecules and returned 1 scores"),
         ({"oracle": lambda molecules: 1 / 0}, "the oracle failed for each of .*: ZeroDivisionError: division by zero"),
     ],
@@ -353,6 +375,18 @@ def test_command(tiny_checkpoint, tmp_path) -> None:
     assert other.exit_code == 1
     assert "random_state differ" in other.stderr
     assert command(*arguments, "--random-state", 1, "--restart").exit_code == 0
+    (tmp_path / "helper.py").write_text("def count(m):\n    return float('nan') if 'C' not in m else -m.count('O')\n")
+    (tmp_path / "mine.py").write_text(
+        "import helper\ndef oxygens(molecules):\n    return map(helper.count, molecules)\n"
+    )
+    other = command(*arguments, "--random-state", 1)
+    assert other.exit_code == 1
+    assert "log of another run: oracles differ" in other.stderr
+    other = command(*arguments, "--random-state", 1, "--restart")
+    assert other.exit_code == 0
+    twice = command("CCO", "--oracle", "qed", "--oracle", "qed", "--checkpoint", tiny_checkpoint)
+    assert twice.exit_code == 2
+    assert "given twice" in twice.stderr
 
 
 def test_command_with_a_saved_regressor(tiny_checkpoint, tmp_path) -> None:

@@ -317,3 +317,13 @@ def test_build_tokenizer_command(tmp_path):
         built = tokenizer.load_tokenizer(tmp_path / notation)
         assert tokenizer.notation_of(built) == notation
         assert built.tokenize(symbol) == [symbol]
+
+
+def test_what_a_tokenizer_is_not_built_from(tmp_path):
+    pd.DataFrame({"smiles": ["CCO", None, "CCN"] * 5}).to_parquet(tmp_path / "a.parquet")
+    assert pp.build_tokenizer([tmp_path / "a.parquet"], tmp_path / "built") > 0
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="is a file; name a folder"):
+        pp.build_tokenizer([tmp_path / "a.parquet"], tmp_path / "file")
+    with pytest.raises(ValueError, match="limit must be at least 1, got -1"):
+        pp.build_tokenizer([tmp_path / "a.parquet"], tmp_path / "other", limit=-1)

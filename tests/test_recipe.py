@@ -119,6 +119,24 @@ def test_bad_choices_are_refused(choices, message):
         Recipe.load("tiny", **choices)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("steps: [", "mine.yaml is no YAML"), ("- steps", "mine.yaml holds no choices"), ("steps", "holds no choices")],
+)
+def test_a_file_that_is_no_recipe(tmp_path, text, message):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        Recipe.load(tmp_path / "mine.yaml")
+
+
+def test_choices_of_the_model_are_typed():
+    assert Recipe.load("tiny", **{"model.dropout": "1e-1"}).model == {"dropout": 0.1}
+    with pytest.raises(ValueError, match=r"model\.width must be int, got 'abc'"):
+        Recipe.load("tiny", **{"model.width": "abc"})
+    with pytest.raises(ValueError, match=r"only the model has choices of its own, as model\.width; got size\.foo"):
+        Recipe.load("tiny", **{"size.foo": 1})
+
+
 def test_an_unknown_recipe_names_the_known_ones():
     with pytest.raises(FileNotFoundError, match="no recipe 'large'; known are base, small, tiny, or a YAML file"):
         Recipe.load("large")

@@ -16,8 +16,8 @@ def record(split: str, seed: int, features: str, valid: float, test: float, mode
     """A fit with constant errors: the RMSE of its test part, and of every resampling of it, is `test`."""
     measured = np.arange(10.0)
     return {
-        "dataset": "esol", "split": split, "seed": seed, "features": features, "model": model, "features_id": "x",
-        "head": "svr", "unit": "log", "hyperparameters": {}, "valid_rmse": valid, "test_rmse": test,
+        "dataset": "esol", "content": "abc", "split": split, "seed": seed, "features": features, "model": model,
+        "features_id": "x", "head": "svr", "unit": "log", "hyperparameters": {}, "valid_rmse": valid, "test_rmse": test,
         "test_rmse_low": test, "test_rmse_high": test, "test_rmse_of_mean": 2.0, "test_rmse_over_sd": test / 4,
         "test_measured": measured, "test_predictions": measured + test, "valid_predictions": measured, **more,
     }  # fmt: skip

@@ -82,6 +82,7 @@ def test_pickle_save_and_load(regressor: MolCMIMRegressor, tmp_path: Path) -> No
             np.testing.assert_array_equal(mine, theirs)
     assert (expected[1] > 0).all()
     assert other.get_params()["options"]["waves"] == 16
+    np.testing.assert_array_equal(clone(other).fit(SMILES, LOGP).predict(SMILES), expected[0])
     with pytest.raises(NotFittedError):
         clone(fitted).predict(SMILES)
     with pytest.raises(NotFittedError):
@@ -128,6 +129,20 @@ def test_labels_of_any_kind(labels: np.ndarray, classifier: MolCMIMClassifier) -
     assert fitted.score(SMILES, labels) > 0.8
 
 
+def test_unknown_and_foreign_labels(classifier: MolCMIMClassifier) -> None:
+    labels = (LOGP > 1.5).astype(float)
+    labels[::5] = np.nan
+    known = ~np.isnan(labels)
+    fitted = clone(classifier).set_params(epochs=0).fit(SMILES, pd.Series(labels).astype("Int64"))
+    expected = clone(classifier).set_params(epochs=0).fit(SMILES, labels)
+    np.testing.assert_array_equal(fitted.predict_proba(SMILES), expected.predict_proba(SMILES))
+    assert fitted.score(SMILES, labels) == pytest.approx((fitted.predict(SMILES) == labels)[known].mean())
+    foreign = np.where(np.arange(48) % 2, labels, 7)  # a class that a fold had not: missed, as scikit-learn has it
+    assert fitted.score(SMILES, foreign) == pytest.approx(
+        (fitted.predict(SMILES) == foreign)[~np.isnan(foreign)].mean()
+    )
+
+
 def test_several_questions(classifier: MolCMIMClassifier, tmp_path: Path) -> None:
     y = np.stack([LOGP > 1.5, LOGP < 0.5], 1).astype(float)
     y[::4, 0] = np.nan
@@ -150,6 +165,9 @@ def test_bad_rows(regressor: MolCMIMRegressor, classifier: MolCMIMClassifier) ->
     with pytest.raises(MoleculeError, match="unclosed ring") as caught:
         clone(regressor).set_params(on_error="nan").fit([*SMILES[:47], "C1CC"], LOGP, valid=(SMILES[:5], LOGP[:5]))
     assert [bad.row for bad in caught.value.rows] == [47]
+    with pytest.raises(MoleculeError) as caught:
+        clone(regressor).fit(["C" * 600, *SMILES[:45], None, "C1CC"], LOGP)
+    assert [bad.row for bad in caught.value.rows] == [0, 46, 47]
     fitted = clone(regressor).fit(SMILES, LOGP)
     with pytest.raises(MoleculeError):
         fitted.predict(["CCO", None])
@@ -157,6 +175,35 @@ def test_bad_rows(regressor: MolCMIMRegressor, classifier: MolCMIMClassifier) ->
     assert np.isnan(predicted).tolist() == [False, True]
     labels = clone(classifier).set_params(on_error="nan").fit(SMILES, np.where(LOGP > 1.5, "yes", "no"))
     assert labels.predict(["CCO", "C1CC"]).tolist() == ["no", None]
+    for estimator, y in ((fitted, [1.0, 2.0]), (labels, ["no", "no"])):
+        with pytest.raises(MoleculeError, match="row 1: 'C1CC'"):
+            estimator.score(["CCO", "C1CC"], y)
+
+
+def test_rows_without_value_or_weight_neither_teach_nor_choose(regressor: MolCMIMRegressor) -> None:
+    weight = np.ones(48)
+    weight[::4] = 0
+    wild, unknown = np.where(weight, LOGP, 1e4), np.where(weight, LOGP, np.nan)
+    kept = weight > 0
+    order = np.random.RandomState(0).permutation(48)
+    order = order[kept[order]]
+    inner, outer = order[4:], order[:4]
+    fitted = [
+        clone(regressor).fit(SMILES, wild, sample_weight=weight),
+        clone(regressor).fit(SMILES, unknown),
+        clone(regressor).fit([SMILES[i] for i in inner], LOGP[inner], valid=([SMILES[i] for i in outer], LOGP[outer])),
+    ]
+    assert [model.model_.training["rows"]["valid"] for model in fitted] == [4, 4, 4]
+    for model in fitted[:2]:
+        np.testing.assert_array_equal(model.predict(SMILES), fitted[2].predict(SMILES))
+
+
+def test_numbers_as_searches_draw_them(regressor: MolCMIMRegressor, tmp_path: Path) -> None:
+    drawn = {"epochs": np.int64(1), "random_state": np.int64(3), "options": {**SMALL, "dropout": np.float32(0.5)}}
+    plain = {"epochs": 1, "random_state": 3, "options": {**SMALL, "dropout": 0.5}}
+    a, b = (clone(regressor).set_params(**settings).fit(SMILES, LOGP) for settings in (drawn, plain))
+    a.save(tmp_path / "model")
+    np.testing.assert_array_equal(MolCMIMRegressor.load(tmp_path / "model", "cpu").predict(SMILES), b.predict(SMILES))
 
 
 @pytest.mark.parametrize(

@@ -212,3 +212,8 @@ def test_similarity_is_shared_bits_over_all_bits():
     np.testing.assert_allclose(found[:-2], expected)
     assert math.isnan(found[-2])
     assert found[-1] == 1
+
+
+def test_rows_of_a_message_in_short():
+    error = MoleculeError([BadMolecule(row, "x", "no") for row in (0, 2, 3, 4, 9, 11, 12)])
+    assert str(error).startswith("7 bad molecule(s), row(s) 0, 2-4, 9, 11, 12:\n")

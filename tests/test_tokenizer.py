@@ -132,7 +132,7 @@ def test_selfies_come_back_as_the_same_molecule(shared_data):
     assert [Chem.CanonSmiles(s) for s in back] == [Chem.CanonSmiles(s) for s in smiles]
 
 
-@pytest.mark.parametrize("smiles", ["CC*", "[NH3]->[Pt]", "C(C)(C)(C)(C)C"])
+@pytest.mark.parametrize("smiles", ["CC*", "[NH3]->[Pt]", "C(C)(C)(C)(C)C", "[Hg]:[Cl]"])
 def test_what_selfies_cannot_say_is_an_error(smiles):
     with pytest.raises(ValueError, match="no SELFIES"):
         tk.smiles_to_selfies(smiles)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from molcmim import metrics, trainer
 from molcmim.config import MolCMIMConfig
@@ -60,3 +61,15 @@ def test_bfloat16_is_trained_in_where_it_is_fast(half, pays, monkeypatch, tmp_pa
     assert not trainer.training_arguments(Recipe.load("tiny"), tmp_path).bf16
     monkeypatch.undo()
     metrics.bfloat16_pays.cache_clear()
+
+
+def test_weights_that_are_not_finite_are_not_kept(stores, tmp_path):
+    recipe = Recipe.load(
+        "tiny", batch_size=8, steps=8, warmup_steps=0, learning_rate=1e9, evaluate_every=8, save_every=1
+    )
+    with pytest.raises(
+        ValueError, match=r"training has diverged: at step \d weights are not finite.*lower learning_rate"
+    ):
+        pretrain(*stores, tmp_path, recipe)
+    for path in tmp_path.glob("checkpoint-*/model.safetensors"):
+        assert all(weight.isfinite().all() for weight in load_file(path).values())
