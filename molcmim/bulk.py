@@ -203,7 +203,9 @@ def work_through(
     if output.suffix.lower() not in files.OUTPUT_SUFFIXES:
         raise ValueError(f"{output}: unknown suffix; the output may be {', '.join(files.OUTPUT_SUFFIXES)}")
     if output.exists() and not restart:
-        raise FileExistsError(f"{output} exists; remove it, name another file, or restart")
+        raise FileExistsError(f"{output} exists; remove it, name another file, or replace it by --restart")
+    if not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
     if workers is None:
         workers = 1 if work.on_cpu else joblib.cpu_count()
     with _shard_folder(output, restart) as folder:
@@ -237,11 +239,12 @@ def work_through(
 
         def to_do() -> Iterator[list[Any]]:
             for chunk in files.read_chunks(source, column, format, chunk_rows):
+                table = files.with_own_error(chunk.table)
                 if not shards:
-                    _check_columns(chunk.table.schema, output, work)
+                    _check_columns(table.schema, output, work)
                 shards.append(folder / f"{len(shards):06d}.arrow")
                 if not shards[-1].exists():
-                    waiting.append((shards[-1], chunk.table))
+                    waiting.append((shards[-1], table))
                     yield chunk.smiles
 
         with bar:

@@ -19,7 +19,10 @@ class _Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except (OSError, ValueError, ImportError) as error:
-            typer.echo(f"molcmim: {error}", err=True)
+            said = str(error)
+            if isinstance(error, OSError) and error.filename is not None:
+                said = f"{error.filename}: {error.strerror}"
+            typer.echo(f"molcmim: {said}", err=True)
             raise typer.Exit(1) from error
 
 
@@ -117,17 +120,10 @@ def pretrain_model(
     choice and its meaning: molcmim.recipe.Recipe; an unknown objective lists the known ones, and one that the posterior
     or the store does not fit says what it needs. Several GPUs: torchrun --nproc-per-node 4 -m molcmim.cli pretrain ...
     """
-    import yaml
-
     from molcmim.pretrain import pretrain
     from molcmim.recipe import Recipe
 
-    overrides = {}
-    for choice in choices or []:
-        key, equals, value = choice.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{choice!r} is not of the form KEY=VALUE", param_hint="--set")
-        overrides[key] = yaml.safe_load(value)
+    overrides = cli_property.assigned(choices)
     overrides |= {key: value for key, value in (("objective", objective), ("start", start)) if value is not None}
     typer.echo(pretrain(store, valid, output, Recipe.load(recipe, **overrides)))
 
@@ -164,7 +160,10 @@ def featurize(
     canonicalize: Annotated[bool, typer.Option(help="Embed the canonical SMILES, or as written.")] = True,
     standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")] = False,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read ahead of the model.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that read ahead of the model; default: 1, beside a GPU all CPUs."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Molecules a batch; default: by tokens.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")] = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster where the hardware has it.")] = "float32",

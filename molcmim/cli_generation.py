@@ -20,7 +20,8 @@ app = typer.Typer()
 SUFFIXES = (".csv", ".tsv", ".parquet")
 
 
-def _writable(output: Path | None) -> Path | None:
+def writable(output: Path | None) -> Path | None:
+    """Refuse an output that cannot be written, before any work; for typer."""
     if output is not None and output.suffix not in SUFFIXES:
         raise typer.BadParameter(f"{output}: cannot write {output.suffix!r}; known suffixes are {', '.join(SUFFIXES)}")
     if output is not None and not output.parent.is_dir():
@@ -30,11 +31,13 @@ def _writable(output: Path | None) -> Path | None:
 
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", callback=_writable, help=".csv, .tsv or .parquet; default: CSV to standard output."),
+    typer.Option("--output", "-o", callback=writable, help=".csv, .tsv or .parquet; default: CSV to standard output."),
 ]
 Picture = Annotated[bool, typer.Option(help="Draw the molecules beside OUTPUT, as a .png.")]
 Checkpoint = Annotated[str, typer.Option(help="Name or folder of a checkpoint.")]
-Decoding = Annotated[str, typer.Option(help="greedy, beam:5, nucleus:0.9 or valid:10 (a beam where greedy fails).")]
+Decoding = Annotated[
+    str, typer.Option(help="greedy, beam:5, nucleus:0.9, valid:10 (a beam where greedy fails), nearest:10.")
+]
 RandomState = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")]
 Column = Annotated[str | None, typer.Option(help="Name of the SMILES column.")]
@@ -153,12 +156,20 @@ def neighbours(
     column: Column = None,
     device: Device = None,
 ) -> None:
-    """Find the molecules of a file that are nearest to a query in the latent space."""
-    from molcmim import generation
+    """Find the molecules of a file that are nearest to a query in the latent space.
 
-    frame = generation.neighbours(
-        query, _molecules(library, column), k, on_error="skip", checkpoint=checkpoint, device=device
-    )
+    `row` is the row of LIBRARY, counted from 0 (a header is none), whose other columns follow; `log_prob` is in nats.
+    """
+    import pyarrow as pa
+
+    from molcmim import files, generation
+
+    chunks = list(files.read_chunks(library, column))
+    molecules = [molecule for chunk in chunks for molecule in chunk.smiles]
+    frame = generation.neighbours(query, molecules, k, on_error="skip", checkpoint=checkpoint, device=device)
+    others = pa.concat_tables([chunk.table.drop_columns([chunk.column]) for chunk in chunks])
+    for name, values in others.take(frame["row"].to_numpy()).to_pydict().items():
+        frame[f"library_{name}" if name in frame else name] = values
     _deliver(frame, output, picture)
     typer.echo(f"{frame.attrs['library']:,} rows, {frame.attrs['skipped']:,} of them bad and left out", err=True)
 
@@ -172,7 +183,8 @@ def optimize(
         typer.Option(
             metavar="ORACLE",
             help="qed (default), plogp, logp, sa, molecular_weight, similarity:SMILES, regressor:FOLDER (a saved "
-            "MolCMIMRegressor), or FILE.py:FUNCTION of yours, list of SMILES -> scores. Several are summed.",
+            "MolCMIMRegressor), or FILE.py:FUNCTION of yours, list of SMILES -> scores. More is better: for sa (1: "
+            "easy to make, 10: hard) and molecular_weight give --weight -1. Several are summed.",
         ),
     ] = None,
     weight: Annotated[
@@ -246,7 +258,7 @@ def _oracle(name: str) -> Any:
         return _marked(defined[rest], Path(file))
     if name.startswith("regressor:"):
         from molcmim.sklearn import MolCMIMRegressor
-        from molcmim.tuned import WEIGHTS
+        from molcmim.checkpoint import WEIGHTS
 
         folder = Path(name.partition(":")[2])
         return _marked(MolCMIMRegressor.load(folder).predict, folder / WEIGHTS)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from molcmim.cli_generation import Checkpoint, Column, Device, Output, RandomState, Strict
+from molcmim.cli_generation import Checkpoint, Column, Device, RandomState, Strict, writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +18,9 @@ app = typer.Typer()
 @app.command("map")
 def draw_map(
     input: Annotated[str, typer.Argument(help="esol, freesolv, lipophilicity, or a molecule file with values.")],
-    output: Output = Path("map.csv"),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=writable, help=".csv, .tsv or .parquet; a .png goes beside it.")
+    ] = Path("map.csv"),
     color: Annotated[str | None, typer.Option(help="Column of a file whose value colours a molecule.")] = None,
     unit: Annotated[str, typer.Option(help="Its unit.")] = "",
     column: Column = None,
@@ -33,7 +35,6 @@ def draw_map(
     """Lay molecules out in a plane by their embeddings, coloured by a value: a table, and a picture beside it."""
     from molcmim import files, loaded, mapping, plots
 
-    assert output is not None
     frame, name, colored_by, said = _read(input, data, column, color, unit)
     found = mapping.molecules(frame, loaded.featurizer(checkpoint, device), embedding, method, random_state)
     with files.atomic_path(output) as partial:

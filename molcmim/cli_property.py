@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,20 +13,48 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA 
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")]
 
 
+def assigned(choices: list[str] | None) -> dict[str, Any]:
+    """Read `--set KEY=VALUE`, given several times."""
+    import yaml
+
+    settings = {}
+    for choice in choices or []:
+        key, equals, value = choice.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{choice!r} is not of the form KEY=VALUE", param_hint="--set")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise typer.BadParameter(f"{value!r} is no value in YAML", param_hint="--set") from None
+    return settings
+
+
 @app.command("finetune")
 def finetune(
     data: Annotated[str, typer.Argument(help="Molecules and measured values: .csv, .tsv, .sdf (.gz), .parquet.")],
     target: Annotated[list[str], typer.Option(help="Column to predict; may be given several times.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model and its report.")],
     split: Annotated[str, typer.Option(help="random or scaffold: 80 % train, 10 % valid, 10 % test.")] = "random",
+    split_column: Annotated[
+        str | None, typer.Option(help="Column that says train, valid or test of each row, instead of --split.")
+    ] = None,
     classify: Annotated[bool, typer.Option("--classify", help="The values are classes, any labels.")] = False,
     ensemble: Annotated[int, typer.Option(min=1, help="Models; from 2 on numbers have uncertainties.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="Name or folder of what is fine-tuned.")] = "molcmim-small",
     embedding: Annotated[str, typer.Option(help="mean, descriptors, or, slowly, informative or both.")] = "mean",
-    epochs: Annotated[int | None, typer.Option(min=0, help="At most; 0: the pretrained model stays frozen.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="At most; default: 24; 0: the pretrained model stays frozen.")
+    ] = None,
     standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
     column: Column = None,
     seed: Annotated[int, typer.Option(help="Of the split and of all that is drawn.")] = 0,
+    choices: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any other choice, e.g. learning_rate=1e-3 or descriptors=false."
+        ),
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Replace the model that is there.")] = False,
     strict: Strict = False,
     device: Device = None,
 ) -> None:
@@ -34,18 +62,19 @@ def finetune(
 
     Half of each prediction is the network's, half a kernel machine's on RDKit's 2D descriptors.
     OUTPUT holds the model, for `molcmim predict` and the scikit-learn estimators, and predictions.csv, metrics.csv,
-    parity.png, learning.png, of an ensemble calibration.png.
+    parity.png, learning.png, of an ensemble calibration.png. Every choice and its meaning: molcmim.finetune.Choices.
     """
     import sys
 
     from molcmim import tuning_report
     from molcmim.finetune import Choices
 
-    epochs = Choices.epochs if epochs is None else epochs
-    choices = Choices(embedding=embedding, epochs=epochs, ensemble=ensemble, standardize=standardize, seed=seed)
+    settings = {"embedding": embedding, "ensemble": ensemble, "standardize": standardize, "seed": seed}
+    settings |= {} if epochs is None else {"epochs": epochs}
     report = tuning_report.finetune_table(
-        data, target, output, split=split, seed=seed, column=column, classify=classify, checkpoint=checkpoint,
-        choices=choices, device=device, progress=sys.stderr.isatty(),
+        data, list(dict.fromkeys(target)), output, split=split, split_column=split_column, seed=seed, column=column,
+        classify=classify, checkpoint=checkpoint, choices=Choices.of({**settings, **assigned(choices)}), device=device,
+        restart=restart, progress=sys.stderr.isatty(),
     )  # fmt: skip
     typer.echo(tuning_report.table(report.metrics))
     for name, audit in report.audits.items():
@@ -65,7 +94,10 @@ def predict(
     column: Column = None,
     format: Annotated[str | None, typer.Option(help="smi, csv, tsv, sdf, parquet; default: by suffix.")] = None,
     strict: Strict = False,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read ahead of the model.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Processes that read ahead of the model; default: 1, beside a GPU all CPUs."),
+    ] = None,
     device: Device = None,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows that are worked on at a time.")] = 2_000,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,

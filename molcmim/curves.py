@@ -52,6 +52,7 @@ def _draw(log: pd.DataFrame, path: Path) -> None:
                 axes.plot(points["step"], points[name], label=name, marker="." if name.startswith("eval") else None)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
+        axes.set_xlim(0, log["step"].max())
         axes.locator_params(axis="x", nbins=6)  # more, and the labels of a long run touch
         axes.grid(alpha=0.3)
         if axes.lines:

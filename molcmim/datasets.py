@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from jaxtyping import Int64
 
 from molcmim import smiles
@@ -199,7 +200,10 @@ def _number(field: object, where: str) -> float:
     except ValueError:
         value = float("inf")
     if not np.isfinite(value):
-        raise ValueError(f"{where}: {field!r} is no finite number; correct it, or leave it empty if unknown")
+        raise ValueError(
+            f"{where}: {field!r} is no finite number; correct it, or leave it empty if unknown (of classes say so: "
+            "--classify)"
+        )
     return value
 
 
@@ -249,6 +253,10 @@ def _download(name: str, looked_at: list[Path]) -> pd.DataFrame:
                 f"{known.sha256[:12]}...; nothing was kept. Try again, or put the file into {target.parent}"
             )
     return data
+
+
+PART_OF = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
+"""What a column of parts may hold, in any case."""
 
 
 class Split(NamedTuple):
@@ -301,6 +309,34 @@ def split(data: pd.DataFrame, method: str = "random", seed: int = 0) -> Split:
     if not all(len(part) for part in found):
         sizes = ", ".join(f"{part} {len(rows)}" for part, rows in found._asdict().items())
         raise ValueError(f"a {method} split of {n} rows leaves a part empty ({sizes}); split it otherwise")
+    return found
+
+
+def split_by(table: pa.Table, column: str, rows: Int64[np.ndarray, " n"], path: str | os.PathLike[str]) -> Split:
+    """Split as a column says, which holds train, valid (val, validation) or test in each of `rows`.
+
+    There may be no test part.
+
+    Returns
+    -------
+    Split
+        Numbers of places in `rows`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such column, it holds something else, or nothing is to be trained or to be chosen on.
+    """
+    if column not in table.column_names:
+        raise ValueError(f"{path}: no column {column}; the columns present: {', '.join(table.column_names)}")
+    fields = table.column(column).to_pylist()
+    labels = [PART_OF.get(str(fields[row]).strip().lower()) for row in rows]
+    if None in labels:
+        row = int(rows[labels.index(None)])
+        raise ValueError(f"{path}: row {row}, {column}: {fields[row]!r} is none of {', '.join(PART_OF)}")
+    found = Split(*(np.flatnonzero([label == part for label in labels]) for part in Split._fields))
+    if not (len(found.train) and len(found.valid)):
+        raise ValueError(f"{path}: {column} holds {len(found.train)} rows of train, {len(found.valid)} of valid")
     return found
 
 

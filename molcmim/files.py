@@ -314,6 +314,8 @@ def atomic_folder(folder: str | os.PathLike[str], marker: str, what: str) -> Ite
     try:
         yield unfinished
         unfinished.chmod(0o755)
+        for path in unfinished.rglob("*"):
+            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors lets nobody else read
         old = unfinished.with_suffix(".old")
         if folder.exists():
             os.rename(folder, old)
@@ -322,6 +324,14 @@ def atomic_folder(folder: str | os.PathLike[str], marker: str, what: str) -> Ite
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def with_own_error(table: pa.Table) -> pa.Table:
+    """Rename an input's column `error` to `input_error`: an output has an `error` of its own beside it."""
+    names = table.column_names
+    if "error" not in names or "input_error" in names:
+        return table
+    return table.rename_columns(["input_error" if name == "error" else name for name in names])
 
 
 class NpyFile:

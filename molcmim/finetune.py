@@ -20,8 +20,8 @@ from __future__ import annotations
 import copy
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from molcmim.featurizer import DECODED, EMBEDDINGS, as_rows
 from molcmim.kernel_machine import KernelMachine
 from molcmim.property_network import PropertyNetwork, batch, run
 from molcmim.reading import Reader
+from molcmim.recipe import typed
 from molcmim.spelling import Speller
 from molcmim.tokenizer import Codec, load_tokenizer
 from molcmim.tuned import TASKS, PropertyModel, Task, refuse_bad
@@ -88,6 +89,15 @@ class Choices:
     """Whether molecules are first brought into the pretraining corpus's form."""
     seed: int = 0
     """Of all that is drawn."""
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Choices:
+        """Make choices of settings by name, as a command line or a search gives them; ValueError for others."""
+        types = {field.name: str(field.type) for field in fields(cls)}
+        if unknown := sorted(settings.keys() - types.keys()):
+            raise ValueError(f"unknown choice {', '.join(unknown)}; known are {', '.join(types)}")
+        plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+        return cls(**{name: typed(name, value, types[name]) for name, value in plain.items()})
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

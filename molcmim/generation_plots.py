@@ -99,7 +99,7 @@ def trajectory(evaluations: pd.DataFrame, path: str | Path) -> None:
     figure = new_figure(6.4, 3.8)
     axes = figure.subplots()
     few = len(seeds) <= 8
-    axes.scatter(evaluations["call"], evaluations["score"], s=5, color=None if few else "0.7", alpha=0.4, linewidths=0,
+    axes.scatter(evaluations["call"], evaluations["score"], s=12, color=None if few else "0.7", alpha=0.5, linewidths=0,
                  c=[f"C{seeds.index(seed)}" for seed in evaluations["seed"]] if few else None)  # fmt: skip
     if few:
         for i, seed in enumerate(seeds):
@@ -111,7 +111,8 @@ def trajectory(evaluations: pd.DataFrame, path: str | Path) -> None:
         low, high = best.quantile(0.1, axis=1), best.quantile(0.9, axis=1)
         axes.fill_between(best.index, low, high, step="post", alpha=0.25, label="80 % of the seeds")
         axes.step(best.index, best.mean(axis=1), where="post", label=f"best so far, mean of {len(seeds)} seeds")
-    axes.set(xlabel="oracle call", ylabel="score")
+    axes.set(xlabel="oracle call", ylabel="score (dots: single calls; lines: best so far)")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     shown = evaluations["score"].dropna()
     if len(shown) and math.isfinite(floor := float(shown.quantile(0.02))):
         margin = 0.05 * max(float(shown.max()) - floor, 1e-6)

@@ -63,7 +63,7 @@ def export(name_or_path: str | os.PathLike[str], output: str | os.PathLike[str])
                 input_names=["input_ids"], output_names=["mean"], dynamic_shapes=sizes,
             )  # fmt: skip
     except ImportError as error:
-        raise ImportError(f'{error.name} is missing; pip install "molcmim[onnx]"') from error
+        raise ImportError(f'{error.name} is missing; pip install ".[onnx]" where the source lies') from error
     assert program is not None
     program.model.metadata_props.update(weights_sha256=record["weights_sha256"], vocab_hash=model.config.vocab_hash)
     with atomic_path(Path(output)) as partial:

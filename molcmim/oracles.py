@@ -38,7 +38,10 @@ def named(name: str) -> Oracle:
         wanted = smiles.to_smiles(smiles.parse(name[len(SIMILARITY) :]))
         return functools.partial(smiles.similarities, wanted)
     if name not in PROPERTIES:
-        raise ValueError(f"unknown oracle {name!r}; known are {', '.join(PROPERTIES)}, {SIMILARITY}SMILES")
+        raise ValueError(
+            f"unknown oracle {name!r}; known are {', '.join(PROPERTIES)}, {SIMILARITY}SMILES, or "
+            "any function of a list of SMILES (FILE.py:FUNCTION, or regressor:FOLDER)"
+        )
     return functools.partial(_property, name)
 
 

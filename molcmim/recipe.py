@@ -199,10 +199,10 @@ class Recipe:
         types = {f.name: str(f.type) for f in dataclasses.fields(cls)}
         if unknown := sorted(choices.keys() - types.keys()):
             raise ValueError(f"recipe {name_or_path} sets unknown {', '.join(unknown)}; known are {', '.join(types)}")
-        choices = {name: _typed(name, value, types[name]) for name, value in choices.items()}
+        choices = {name: typed(name, value, types[name]) for name, value in choices.items()}
         of_model = {name: p.annotation for name, p in inspect.signature(MolCMIMConfig).parameters.items()}
         choices["model"] = {
-            name: _typed(f"model.{name}", value, of_model.get(name, "Any"))
+            name: typed(f"model.{name}", value, of_model.get(name, "Any"))
             for name, value in choices.get("model", {}).items()
         }
         return cls(**choices)
@@ -212,7 +212,7 @@ class Recipe:
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
 
 
-def _typed(name: str, value: Any, expected: str) -> Any:
+def typed(name: str, value: Any, expected: str) -> Any:
     """Return the value of a choice, as the type that its field has; ValueError if it is of another."""
     if expected.endswith(" | None"):
         if value is None:

@@ -64,7 +64,8 @@ class SearchLog:
         differ = [name for name in self.settings if held.get(name) != self.settings[name]]
         if differ:
             raise ValueError(
-                f"{path} is the log of another run: {', '.join(differ)} differ; give another name, or remove it"
+                f"{path} is the log of another run: {', '.join(differ)} differ; give another name, or replace it by "
+                "--restart"
             )
         scored = whole.filter(pa.compute.is_valid(whole["call"]))
         if scored["score"].null_count == len(scored):

@@ -89,11 +89,9 @@ class _Property(BaseEstimator):
             name: getattr(self, name) for name in ("epochs", "predict_spellings") if getattr(self, name) is not None
         }
         named |= {"seed": self.random_state, **(self.options or {})}
-        # numpy's numbers, as searches draw them, are no JSON
-        named = {name: value.item() if isinstance(value, np.generic) else value for name, value in named.items()}
         self.model_: PropertyModel = finetune(
             self.checkpoint, smiles, y, valid, kind=kind, targets=self.targets_, classes=list(classes),
-            weights=weights, choices=Choices(**named), device=self.device, progress=self.progress,
+            weights=weights, choices=Choices.of(named), device=self.device, progress=self.progress,
         )  # fmt: skip
 
     def _outputs(self, X: Any, on_error: str | None = None) -> Float64[np.ndarray, "n _"]:

@@ -93,7 +93,8 @@ def parse(molecule: object) -> Chem.Mol:
         if len(smiles) > MAX_CHARACTERS:
             raise ValueError(f"{len(smiles):,} characters; at most {MAX_CHARACTERS:,} are read")
         if alien := re.search(r"[^!-~]", smiles):  # RDKit stops there or skips it, in silence
-            raise ValueError(f"{alien[0]!r} at character {alien.start() + 1} belongs to no SMILES")
+            extended = " (a CXSMILES extension? leave it out)" if re.search(r"\s\|.*\|$", smiles) else ""
+            raise ValueError(f"{alien[0]!r} at character {alien.start() + 1} belongs to no SMILES{extended}")
         mol = Chem.MolFromSmiles(smiles, _PLAIN_SMILES)
     if mol is None:
         raise ValueError(_reason(log.messages))

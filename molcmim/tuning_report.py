@@ -20,7 +20,7 @@ from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_sc
 from molcmim import calibration, datasets, plots
 from molcmim.datasets import Audit, Split
 from molcmim.downstream import rmse
-from molcmim.files import atomic_path, read_chunks
+from molcmim.files import atomic_path, read_chunks, with_own_error
 from molcmim.finetune import Choices, finetune, judge
 from molcmim.tuned import PropertyModel, output_columns
 
@@ -54,12 +54,14 @@ def finetune_table(
     output: str | os.PathLike[str],
     *,
     split: str = "random",
+    split_column: str | None = None,
     seed: int = 0,
     column: str | None = None,
     classify: bool = False,
     checkpoint: str | os.PathLike[str] = "molcmim-small",
     choices: Choices | None = None,
     device: str | None = None,
+    restart: bool = False,
     progress: bool = True,
 ) -> Report:
     """Fine-tune on a file, and write the model's folder.
@@ -77,10 +79,14 @@ def finetune_table(
         Folder.
     split, seed
         See :func:`molcmim.datasets.split`. The test part is looked at once, for the report.
+    split_column
+        Column that says of each row which part it is in, instead; see :func:`molcmim.datasets.split_by`.
     classify
         Whether the values are classes: 0 and 1, of several targets, or any labels, of one.
     checkpoint, choices, device, progress
         See :func:`molcmim.finetune.finetune`.
+    restart
+        Whether a model that `output` holds may be replaced.
 
     Raises
     ------
@@ -89,6 +95,8 @@ def finetune_table(
     """
     if Path(output).exists() and not (Path(output) / "finetuned.json").is_file():
         raise FileExistsError(f"{output} exists and is no fine-tuned model; name another folder")
+    if Path(output).exists() and not restart:
+        raise FileExistsError(f"{output} holds a fine-tuned model; name another folder, or replace it by --restart")
     chunks = list(read_chunks(path, column))
     frame = datasets.frame_of(chunks, path, list(targets), classify)
     reasons = judge(checkpoint, frame["smiles"].tolist(), choices is not None and choices.standardize)
@@ -98,9 +106,13 @@ def finetune_table(
     if not len(rows):
         raise ValueError(f"{path}: no row has a molecule that can be read and a value; the first: {reasons[0]}")
     good = frame.iloc[rows].reset_index(drop=True)
-    parts = datasets.split(good, split, seed)
+    table = pa.concat_tables([chunk.table for chunk in chunks])
+    if split_column is None:
+        parts, how = datasets.split(good, split, seed), split
+    else:
+        parts, how = datasets.split_by(table, split_column, rows, path), f"column {split_column}"
     kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
-    predictions = pa.concat_tables([chunk.table for chunk in chunks]).to_pandas()
+    predictions = with_own_error(table).to_pandas()
     spread = choices is not None and choices.ensemble > 1
     added = {"part", *output_columns(kind, targets, classes, spread), "error"}
     if taken := [name for name in predictions if name in added]:
@@ -114,7 +126,7 @@ def finetune_table(
     outputs = model.predict(molecules, on_error="nan")
     said = {
         "file": Path(path).name,
-        "split": split,
+        "split": how,
         "seed": seed,
         "rows": len(frame),
         "left_out": len(frame) - len(rows),
@@ -209,6 +221,7 @@ def learning(model: PropertyModel, path: Path) -> None:
         axes.plot(lowest["epoch"], lowest["valid_loss"], "o", color=f"C{i}", markersize=5)
     unit = "squared error, standardised" if model.task.kind == "regression" else "cross entropy (nats)"
     axes.set(xlabel="epoch (0: frozen model, kernel head; o: kept)", ylabel=f"loss ({unit})", yscale="log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     plots.save_figure(figure, path)
@@ -233,7 +246,7 @@ def _pictures(
     plots.parity(panels, "fine-tuned", ", ".join(model.task.targets), folder / "parity.png")
     if model.task.spread:
         tested = {name: entry for name, entry in measured.items() if name.endswith(", test")}
-        draw_calibration({name: (y, p, std) for name, (y, p, std) in tested.items()}, folder / "calibration.png")
+        draw_calibration(tested or measured, folder / "calibration.png")
 
 
 def draw_calibration(curves: dict[str, tuple[Any, Any, Float[np.ndarray, " n"]]], path: Path) -> None:

@@ -53,7 +53,7 @@ def ordered_map(work: Callable[[T], R], tasks: Iterable[T], workers: int | None 
                 task, future = waiting.popleft()
                 yield task, future.result()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
 
 
 @contextlib.contextmanager
@@ -63,7 +63,7 @@ def _without_main() -> Iterator[None]:
     A script without ``if __name__ == "__main__":``, or one read from standard input, could not start any otherwise.
     """
     main = sys.modules["__main__"].__dict__
-    kept = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    kept: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
     main["__spec__"] = None
     try:
         yield

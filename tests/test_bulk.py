@@ -258,6 +258,15 @@ def test_an_unfinished_run_is_resumed_only_as_it_was(
         bulk.featurize_file(source, output, tiny_checkpoint, workers=0)
 
 
+def test_an_error_column_of_the_input_is_kept(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.csv", FRAME.rename(columns={"note": "error"}))
+    bulk.featurize_file(source, tmp_path / "out.csv", tiny_checkpoint, workers=0)
+    frame = read(tmp_path / "out.csv").frame
+    assert frame.columns.tolist() == ["id", "SMILES", "input_error", "error"]
+    assert frame["input_error"].tolist() == FRAME["note"].tolist()
+    assert dict(frame["error"].dropna()) == BAD
+
+
 def test_what_cannot_work_is_refused_at_once(tiny_checkpoint: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in.csv")
 
@@ -272,8 +281,9 @@ def test_what_cannot_work_is_refused_at_once(tiny_checkpoint: Path, tmp_path: Pa
     refused(ValueError, "no column 'mol'; the columns present: id, SMILES, note", column="mol")
     refused(FileNotFoundError, "none.csv", source=tmp_path / "none.csv")
     refused(ValueError, "embedding must be one of", embedding="median")
-    taken = write(tmp_path / "taken.csv", FRAME.rename(columns={"note": "error", "id": "e3"}))
-    refused(ValueError, "columns that the output adds: e3, error; rename them first", source=taken)
+    taken = write(tmp_path / "taken.csv", FRAME.rename(columns={"note": "e7", "id": "e3"}))
+    refused(ValueError, "columns that the output adds: e3, e7; rename them first", source=taken)
+    refused(FileNotFoundError, r"no folder .*nowhere to write out\.csv in", name="nowhere/out.csv")
     lists = tmp_path / "lists.parquet"
     pd.DataFrame({"smiles": ["C"], "bits": [[0, 1]]}).to_parquet(lists)
     refused(ValueError, r"out\.csv: \.csv has no room for the input's lists, bits", source=lists)

@@ -83,7 +83,8 @@ def test_commands_on_files(folder, tmp_path):
         assert png_size(tmp_path / "d.png") == (2 * 260, 220)
     done = run("neighbours", "CCO", table, "-k", 5, "-o", tmp_path / "n.csv", "--checkpoint", folder)
     assert done.exit_code == 0, done.output
-    assert pd.read_csv(tmp_path / "n.csv")["row"].tolist() == [0, 2]
+    found = pd.read_csv(tmp_path / "n.csv")
+    assert (found["row"].tolist(), found["name"].tolist()) == ([0, 2], ["ethanol", "benzene"])
     assert "3 rows, 1 of them bad and left out" in done.stderr
     assert png_size(tmp_path / "n.png") == (3 * 260, 220)
 

@@ -181,8 +181,33 @@ def test_finetune_refuses_what_cannot_work(folder: Path, tmp_path: Path, tiny_ch
     refused("is no fine-tuned model; name another folder", "--target", "logP", "-o", tmp_path / "thesis")
     run = command("finetune", folder / "model" / "predictions.csv", "--target", "logP", "-o", tmp_path / "m")
     assert run.exit_code == 1
-    assert "that the predictions add: part, logP_predicted, error; rename them first" in run.stderr
+    assert "that the predictions add: part, logP_predicted; rename them first" in run.stderr
+    refused("holds a fine-tuned model; name another folder, or replace", "--target", "logP", "-o", folder / "model")
+    refused(
+        "unknown choice lr; known are embedding, epochs,", "--target", "logP", "-o", tmp_path / "m", "--set", "lr=1"
+    )
+    refused("epochs must be int, got 'x'", "--target", "logP", "-o", tmp_path / "m", "--set", "epochs=x")
     refused("embedding must be one of", "--target", "logP", "-o", tmp_path / "m", "--embedding", "x")
+
+
+def test_parts_and_choices_of_ones_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    parts = ["train"] * 40 + ["Valid"] * 8
+    frame = pd.DataFrame({"smiles": SMILES, "logP": LOGP, "set": parts, "error": 0.1})
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    arguments = (
+        "finetune", tmp_path / "data.csv", "--target", "logP", "--split-column", "set", "--set", "waves=16",
+        "--set", "descriptors=false", "--epochs", 0, "--checkpoint", tiny_checkpoint, "-o", tmp_path / "m",
+    )  # fmt: skip
+    run = command(*arguments)
+    assert run.exit_code == 0, run.output
+    found = pd.read_csv(tmp_path / "m" / "predictions.csv")
+    assert found["part"].tolist() == [part.lower() for part in parts]
+    assert (found["input_error"] == 0.1).all()
+    choices = json.loads((tmp_path / "m" / "finetuned.json").read_text())["training"]["choices"]
+    assert (choices["waves"], choices["descriptors"], choices["epochs"]) == (16, False, 0)
+    assert command(*arguments).exit_code == 1
+    assert command(*arguments, "--ensemble", 2, "--restart").exit_code == 0  # its calibration is of the valid part
+    assert (tmp_path / "m" / "model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
 def test_classes_by_scaffold(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from molcmim import datasets
@@ -178,3 +179,16 @@ def test_audit_counts_repeats_conflicts_and_leaks(shared_data: Path) -> None:
     esol = datasets.audit(datasets.load("esol", shared_data / "moleculenet"))
     assert esol.duplicates == 11
     assert esol.repeated[0].spread == pytest.approx(1.03, abs=0.005)
+
+
+def test_a_column_of_parts() -> None:
+    table = pa.table({"smiles": list("CCNNOO"), "set": ["Train", "test", "VAL", "train", "validation", "x"]})
+    parts = datasets.split_by(table, "set", np.array([0, 2, 3, 4]), "m.csv")
+    assert [rows.tolist() for rows in parts] == [[0, 2], [1, 3], []]
+    assert datasets.split_by(table, "set", np.array([0, 1, 2]), "m.csv").test.tolist() == [1]
+    with pytest.raises(ValueError, match=r"m\.csv: row 5, set: 'x' is none of train, valid"):
+        datasets.split_by(table, "set", np.arange(6), "m.csv")
+    with pytest.raises(ValueError, match="set holds 1 rows of train, 0 of valid"):
+        datasets.split_by(table, "set", np.array([0, 1]), "m.csv")
+    with pytest.raises(ValueError, match="no column part; the columns present: smiles, set"):
+        datasets.split_by(table, "part", np.arange(5), "m.csv")
