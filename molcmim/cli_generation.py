@@ -257,8 +257,8 @@ def _oracle(name: str) -> Any:
             raise typer.BadParameter(f"{file} defines no function {rest!r}", param_hint="--oracle")
         return _marked(defined[rest], Path(file))
     if name.startswith("regressor:"):
-        from molcmim.sklearn import MolCMIMRegressor
         from molcmim.checkpoint import WEIGHTS
+        from molcmim.sklearn import MolCMIMRegressor
 
         folder = Path(name.partition(":")[2])
         return _marked(MolCMIMRegressor.load(folder).predict, folder / WEIGHTS)

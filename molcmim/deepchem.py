@@ -148,13 +148,15 @@ class InMemoryLoader(dc.data.InMemoryLoader):
         """Make X, y, w and ids of ``(molecule[, label[, weight[, id]]])``; what is left out is as in DeepChem."""
         entries = [entry if isinstance(entry, tuple) else (entry,) for entry in shard]
         features = self.featurizer([molecule for molecule, *_ in entries], log_every_n=self.log_every_n)
-        columns: tuple[list[Any], ...] = ([], [], [], [])
-        for row, (x, entry) in enumerate(zip(features, entries, strict=True), global_index):
-            if len(entry) > len(columns):
+        good = np.array([x.size > 0 for x in features])
+        columns: tuple[list[Any], ...] = ([], [], [])
+        for row, entry in enumerate(entries, global_index):
+            if len(entry) > 1 + len(columns):
                 raise ValueError(f"row {row} has {len(entry)} parts; molecule, label, weight, id are read: {entry}")
-            if x.size:
-                weight = np.full(len(self.tasks), len(entry) > 1, np.float32)
-                defaults = (x, np.zeros(len(self.tasks), np.float32), weight, row)
-                for column, value in zip(columns, (x, *entry[1:], *defaults[len(entry) :]), strict=True):
-                    column.append(value)
-        return tuple(np.array(column) for column in columns)
+            weight = np.full(len(self.tasks), len(entry) > 1, np.float32)
+            defaults = (np.zeros(len(self.tasks), np.float32), weight, row)
+            for column, value in zip(columns, (*entry[1:], *defaults[len(entry) - 1 :]), strict=True):
+                column.append(value)
+        # of a shard without a good molecule none, but of the shape that others have
+        X = np.array([x for x in features if x.size]) if good.any() else np.asarray(self.featurizer(["C"]))[:0]
+        return X, *(np.array(column)[good] for column in columns)

@@ -67,6 +67,12 @@ def pretrain(
     manifest = train_store.manifest
     check_stores(manifest, valid_store.manifest, vocab_hash(tokenizer), recipe)
     newest = newest_whole_checkpoint(output)
+    started_at = int(newest.name.rpartition("-")[2]) if newest else 0
+    if started_at > recipe.steps:
+        raise ValueError(
+            f"{output} is at step {started_at}, beyond the {recipe.steps} of the recipe; raise steps, or name another "
+            "folder"
+        )
     scale = descriptor_scale(output, recipe, manifest, resumed=newest is not None)
     config = MolCMIMConfig.named(
         recipe.size,
@@ -120,7 +126,6 @@ def pretrain(
     if recipe.compile:
         model.compile_layers()  # now that it is where it will be trained
     set_seed(recipe.seed + arguments.process_index)  # one start for all ranks, but noise of its own for each
-    started_at = int(newest.name.rpartition("-")[2]) if newest else 0
     if trainer.is_world_process_zero():
         _remember_recipe(output, recipe)
         stages = begin_stage(output, started_at, recipe, manifest, start, scale)

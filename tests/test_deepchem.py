@@ -145,6 +145,9 @@ def test_our_in_memory_loader_drops_bad_rows_and_batches(
     assert data.y.tolist() == [1, 3, 5, 5, 5, 5]
     assert data.ids.tolist() == [0, 2, 4, 5, 6, 7]
     assert len(calls) == 1
+    data = door.InMemoryLoader(["a"], featurizer).create_dataset([("x", 1.0), ("C1CC", 2.0), *entries], shard_size=2)
+    np.testing.assert_allclose(data.X, plain.featurize(["CCO", "CC", *SMILES[1:]]), atol=1e-5)
+    assert data.ids.tolist() == [2, 4, 6, 7, 8, 9]
     with pytest.raises(ValueError, match="row 0 has 5 parts"):
         door.InMemoryLoader(["a"], featurizer).create_dataset([("C", 1, 1, "id", "more")])
 

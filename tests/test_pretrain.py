@@ -265,6 +265,13 @@ def test_a_run_is_not_continued_by_another(run, stores, choices, changed):
     assert (run / "recipe.yaml").read_text() == before
 
 
+def test_a_run_that_is_further_is_not_called_shorter(run, stores):
+    before = (run / "recipe.yaml").read_text()
+    with pytest.raises(ValueError, match=r"is at step \d+, beyond the 1 of the recipe; raise steps"):
+        pretrain(*stores, run, Recipe.load("tiny", **{**CHOICES, "steps": 1, "warmup_steps": 0}))
+    assert (run / "recipe.yaml").read_text() == before
+
+
 def test_command_line(stores, tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("molcmim.pretrain.pretrain", lambda *arguments: seen.append(arguments) or tmp_path)
