@@ -118,20 +118,19 @@ def test_where_greedy_fails_the_most_probable_molecule_of_a_beam_is_taken(model)
 
 
 def test_codes_are_corrected_until_the_molecule_has_the_code(model):
-    shaken = shaken_decoder(model, 0.02)
+    shaken = shaken_decoder(model, 0.05)
     z = shaken.featurize([smiles for smiles, _ in MOLECULES[:24]])
     frames = {how: decode(z, decoding=how, checkpoint=shaken) for how in ("greedy", "valid", "nearest:4", "nearest:8")}
     away = {}
     for how, frame in frames.items():
         own = shaken.featurize(list(frame["canonical"]), on_error="nan")
         away[how] = np.where(frame["valid"], np.linalg.norm(own - z, axis=1), np.inf)
-    right = {how: (distance < 1e-3).sum() for how, distance in away.items()}
-    assert right["greedy"] <= right["valid"] < right["nearest:4"] <= right["nearest:8"]
-    assert (away["nearest:4"] <= away["valid"]).all()
-    assert (away["nearest:8"] <= away["nearest:4"]).all()
+    for few, more in (("greedy", "valid"), ("valid", "nearest:4"), ("nearest:4", "nearest:8")):
+        assert (away[more] <= away[few] + 1e-4).all()  # the vectors of one molecule differ by rounding
+    assert (away["nearest:8"] < away["valid"] - 1e-3).any()
     good = away["valid"] < 1e-3
     assert_frame_equal(frames["nearest:4"][good], frames["valid"][good])
-    for row in range(0, len(z), 3):  # the same, one code at a time
+    for row in range(len(z)):  # the same, one code at a time
         first, best, nearest, u = frames["valid"].loc[row], frames["valid"].loc[row], away["valid"][row], z[row].copy()
         for _ in range(4 if nearest < np.inf else 0):
             if nearest < 1e-3:
