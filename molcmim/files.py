@@ -58,11 +58,22 @@ class Chunk(NamedTuple):
     """All columns, in the file's order."""
     column: str
     """Name of the SMILES column."""
+    unreadable: dict[int, str] = {}  # noqa: RUF012 - never changed
+    """Row of the chunk -> why an SD file's structure cannot be read."""
 
     @property
     def smiles(self) -> list[Any]:
-        """What stands in the SMILES column: strings, and whatever else a Parquet file may hold there."""
-        return self.table.column(self.column).to_pylist()
+        """What stands in the SMILES column: strings, and whatever else a Parquet file may hold there.
+
+        For a structure that cannot be read an ``molcmim.smiles.Unreadable``, of which the table has an empty SMILES.
+        """
+        found = self.table.column(self.column).to_pylist()
+        if self.unreadable:
+            from molcmim.smiles import Unreadable
+
+            for row, reason in self.unreadable.items():
+                found[row] = Unreadable(reason)
+        return found
 
 
 def read_chunks(
@@ -108,13 +119,20 @@ def read_chunks(
         raise ValueError(f"{path}: no molecules in it")
     # A structure's SMILES stands first, whatever its data items are called.
     name = _smiles_column(path, first.column_names, column or ("smiles" if format == "sdf" else None))
-    return _number(itertools.chain([first], tables), name)
+    return _number(itertools.chain([first], tables), name, format)
 
 
-def _number(tables: Iterator[pa.Table], column: str) -> Iterator[Chunk]:
+def _number(tables: Iterator[pa.Table], column: str, format: str) -> Iterator[Chunk]:
     row = 0
     for table in tables:
-        yield Chunk(row, table, column)
+        unreadable: dict[int, str] = {}
+        if format == "sdf":
+            texts = table.column(0).to_pylist()
+            reasons = {i: text[len(sdf.MARK) :] for i, text in enumerate(texts) if text.startswith(sdf.MARK)}
+            texts = ["" if i in reasons else text for i, text in enumerate(texts)]
+            table = table.set_column(0, "smiles", pa.array(texts, pa.string()))
+            unreadable = reasons if column == "smiles" else {}
+        yield Chunk(row, table, column, unreadable)
         row += len(table)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 END = "$$$$"
+MARK = "\0"
+"""What a text begins with that is no SMILES but why there is none."""
 _ITEM = re.compile(r">[^<]*<(.+)>")
 
 
@@ -62,7 +64,7 @@ def item_names(lines: Iterable[str]) -> list[str]:
 
 
 def rows(lines: Iterable[str], names: list[str]) -> Iterator[list[str]]:
-    """Yield a header, then a row a record: no SMILES where RDKit cannot read the structure, no text where no item is.
+    """Yield a header, then a row a record: no text where no item is, :data:`MARK` and why where there is no SMILES.
 
     A data item that is named as a column of ours is numbered.
     """
@@ -76,4 +78,6 @@ def rows(lines: Iterable[str], names: list[str]) -> Iterator[list[str]]:
     yield header
     for record in records(lines):
         block = record.block.encode(errors="replace").decode()  # what is not UTF-8 is no part of a structure
-        yield [from_mol_block(block), record.title, *(record.items.get(name, "") for name in names)]
+        structure = from_mol_block(block)
+        text = structure if isinstance(structure, str) else MARK + structure.reason
+        yield [text, record.title, *(record.items.get(name, "") for name in names)]

@@ -79,6 +79,8 @@ def parse(molecule: object) -> Chem.Mol:
     ValueError
         With the reason alone, in RDKit's words where it is RDKit that refuses.
     """
+    if isinstance(molecule, Unreadable):
+        raise ValueError(molecule.reason)
     with BlockLogs(), CaptureErrorLog() as log:
         if isinstance(molecule, Chem.Mol):
             if not 0 < molecule.GetNumAtoms() <= MAX_CHARACTERS:
@@ -101,11 +103,24 @@ def parse(molecule: object) -> Chem.Mol:
     return mol
 
 
-def from_mol_block(block: str) -> str:
-    """Write the canonical SMILES of a MOL block, V2000 or V3000; empty if RDKit cannot read it, or it is too large."""
-    with BlockLogs():
+class Unreadable(NamedTuple):
+    """What stands for a molecule whose structure could not be read: for this gate, a bad one."""
+
+    reason: str
+    """Why not."""
+
+
+def from_mol_block(block: str) -> str | Unreadable:
+    """Write the canonical SMILES of a MOL block, V2000 or V3000, if RDKit can read it and it is not too large."""
+    if not block.strip():
+        return Unreadable("a record without a whole MOL block, which ends with M  END")
+    with BlockLogs(), CaptureErrorLog() as log:
         mol = Chem.MolFromMolBlock(block)
-        return "" if mol is None or mol.GetNumAtoms() > MAX_CHARACTERS else Chem.MolToSmiles(mol)
+        if mol is None:
+            return Unreadable(_reason(log.messages))
+        if mol.GetNumAtoms() > MAX_CHARACTERS:
+            return Unreadable(f"{mol.GetNumAtoms():,} atoms; at most {MAX_CHARACTERS:,} are read")
+        return Chem.MolToSmiles(mol) or Unreadable("a structure without atoms")
 
 
 def _reason(log: str) -> str:
@@ -114,6 +129,8 @@ def _reason(log: str) -> str:
     >>> _reason("[12:00:00] SMILES Parse Error: unclosed ring for input: 'C1CC'")
     'unclosed ring'
     """
+    if violated := re.search(r"Violation\n(.+)", log):  # one of RDKit's own checks, told with all of its stack
+        return violated[1]
     first = re.sub(r"^\[[\d:]+\] (SMILES Parse Error: )?", "", log.partition("\n")[0])
     what = re.sub(r" (while parsing|for input):.*", "", first)
     where = re.search(r"around position (\d+)", log)

@@ -61,13 +61,23 @@ def test_a_damaged_record_is_a_row_without_smiles_and_harms_no_other(tmp_path: P
     path = written(tmp_path / "m.sdf", ["CCO", "CCN", "CCF"], [{"y": str(i)} for i in range(3)])
     whole = path.read_text()
     first, second, third, _ = whole.split("$$$$\n")
-    for change in (("  3  2", "  9  9"), (" N ", " Xx"), ("M  END\n", "")):
-        broken = second.replace(*change, 1)
+    for old, new, times, reason in (
+        ("  3  2", "  9  9", 1, "RDKit cannot read it"),
+        (" N ", " Xx", 1, "Element 'Xx' not found"),
+        (" C ", " F ", 2, "Explicit valence for atom # 1 F, 2, is greater than permitted"),
+        ("M  END\n", "", 1, "a record without a whole MOL block"),
+    ):
+        broken = second.replace(old, new, times)
         assert broken != second
         path.write_text("$$$$\n".join([first, broken, third, ""]))
         found = table(path)
         assert found["smiles"].tolist() == ["CCO", "", "CCF"]
         assert found["y"].tolist() == ["0", "1", "2"]
+        read = next(files.read_chunks(path)).smiles
+        assert (read[0], read[2]) == ("CCO", "CCF")
+        canonical, reasons = smiles.canonicalize(read)
+        assert canonical == ["CCO", None, "CCF"]
+        assert reason in reasons[1]
     path.write_text(first + "$$$$\n" + "\n\n\n$$$$\n" + third.rstrip("\n"))  # an empty record, and no last $$$$
     assert table(path)["smiles"].tolist() == ["CCO", "", "CCF"]
     assert files.count_rows(path) == 3
@@ -78,7 +88,7 @@ def test_what_is_larger_than_any_smiles_that_is_read_is_not_written() -> None:
     assert smiles.from_mol_block(chain) == "C" * 20
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(smiles, "MAX_CHARACTERS", 19)
-        assert smiles.from_mol_block(chain) == ""
+        assert smiles.from_mol_block(chain).reason == "20 atoms; at most 19 are read"
 
 
 def test_a_mol_file_is_one_record(tmp_path: Path) -> None:
