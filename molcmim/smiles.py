@@ -109,6 +109,10 @@ class Unreadable(NamedTuple):
     reason: str
     """Why not."""
 
+    def __str__(self) -> str:
+        """Nothing: there is no text of it."""
+        return ""
+
 
 def from_mol_block(block: str) -> str | Unreadable:
     """Write the canonical SMILES of a MOL block, V2000 or V3000, if RDKit can read it and it is not too large."""
