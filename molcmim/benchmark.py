@@ -189,6 +189,10 @@ class Plan:
         sets = {name: datasets.load(name, self.data) for name in self.datasets}
         for table in self.tables:
             sets[table.path.stem] = frame = datasets.load_csv(table.path, table.column, table.target)
+            _, reasons = smiles.canonicalize(frame["smiles"])
+            if bad := [(row, reason) for row, reason in enumerate(reasons) if reason is not None]:
+                said = "; ".join(f"row {row}: {reason}" for row, reason in bad[:20])
+                raise ValueError(f"{table.path}: {len(bad)} molecule(s) cannot be read, {said}: leave them out")
             if unknown := np.flatnonzero(frame["y"].isna()).tolist():
                 rows = ", ".join(map(str, unknown[:20]))
                 raise ValueError(f"{table.path}: no {table.target} in {len(unknown)} row(s), {rows}: leave them out")

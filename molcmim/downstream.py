@@ -239,7 +239,7 @@ def _ridge(X: Float64[np.ndarray, "m d"], y: Float64[np.ndarray, " m"], seed: in
 
 def _svr(X: Float64[np.ndarray, "m d"], y: Float64[np.ndarray, " m"], seed: int) -> Candidates:
     """Support vector regression with a Gaussian kernel; one matrix of distances serves all candidates."""
-    scale = 1 / (X.shape[1] * X.var())
+    scale = 1 / (X.shape[1] * (X.var() or 1.0))  # all constant on train: any scale does
     distances = euclidean_distances(X, squared=True)
     for gamma in SVR_GAMMA:
         kernel = np.exp(-gamma * scale * distances)

@@ -222,6 +222,9 @@ def test_a_table_of_ones_own(shared_data: Path, tmp_path: Path) -> None:
     table = Table(tmp_path / "mine.csv", "y", unit="kcal/mol")
     with pytest.raises(ValueError, match=r"mine\.csv: no y in 1 row\(s\), 0: leave them out"):
         Plan(datasets=[], tables=[table]).load()
+    pd.DataFrame({"smiles": ["C", "C1CC", "CC", ""], "y": range(4)}).to_csv(tmp_path / "mine.csv", index=False)
+    with pytest.raises(ValueError, match=r"mine\.csv: 2 molecule\(s\) cannot be read, row 1: unclosed ring; row 3: em"):
+        Plan(datasets=[], tables=[table]).load()
     with pytest.raises(ValueError, match="esol is the name of more than one data set"):
         Plan(tables=[table._replace(path=Path("esol.csv"))])
 

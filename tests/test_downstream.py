@@ -135,3 +135,11 @@ def test_what_cannot_be_fitted_is_named(problem: tuple[np.ndarray, np.ndarray]) 
         fit_head("ridge", holes, gaps, SPLIT)
     with pytest.raises(ValueError, match=r"y is 1\.0 in every row of the train part"):
         fit_head("ridge", X, np.ones(120), SPLIT)
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_features_that_tell_nothing_give_one_answer(head: str, problem: tuple[np.ndarray, np.ndarray]) -> None:
+    X, y = problem
+    fit = fit_head(head, np.ones_like(X), y, SPLIT)
+    assert np.ptp(fit.test_predictions) < 1e-6 * np.ptp(y)
+    assert y[SPLIT.train].min() < fit.test_predictions[0] < y[SPLIT.train].max()

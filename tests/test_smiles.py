@@ -38,6 +38,7 @@ DRUGS = [
         ("CN(C)(C)C", "Explicit valence for atom # 1 N, 4, is greater than permitted"),
         ("c1cccc1", "Can't kekulize mol.  Unkekulized atoms: 0 1 2 3 4"),
         ("CCO ethanol", "' ' at character 4 belongs to no SMILES"),
+        ("CCO |c:1|", "' ' at character 4 belongs to no SMILES (a CXSMILES extension? leave it out)"),
         ("CC\N{MINUS SIGN}O", "'\N{MINUS SIGN}' at character 3 belongs to no SMILES"),
         ("C\0C", r"'\x00' at character 2 belongs to no SMILES"),
         ("", "empty string"),
