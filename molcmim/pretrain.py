@@ -67,12 +67,6 @@ def pretrain(
     manifest = train_store.manifest
     check_stores(manifest, valid_store.manifest, vocab_hash(tokenizer), recipe)
     newest = newest_whole_checkpoint(output)
-    started_at = int(newest.name.rpartition("-")[2]) if newest else 0
-    if started_at > recipe.steps:
-        raise ValueError(
-            f"{output} is at step {started_at}, beyond the {recipe.steps} of the recipe; raise steps, or name another "
-            "folder"
-        )
     scale = descriptor_scale(output, recipe, manifest, resumed=newest is not None)
     config = MolCMIMConfig.named(
         recipe.size,
@@ -93,6 +87,12 @@ def pretrain(
             "raise max_position_embeddings or prepare with a smaller --max-length"
         )
     check_continues(output, newest, recipe, config)
+    started_at = int(newest.name.rpartition("-")[2]) if newest else 0
+    if started_at > recipe.steps:
+        raise ValueError(
+            f"{output} is at step {started_at}, beyond the {recipe.steps} of the recipe; raise steps, or name another "
+            "folder"
+        )
     set_seed(recipe.seed)
     model = MolCMIMModel(config)
     start = load_start(model, recipe.start) if recipe.start and newest is None else None
