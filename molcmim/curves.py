@@ -48,11 +48,12 @@ def _draw(log: pd.DataFrame, path: Path) -> None:
     for axes, (title, names) in zip(figure.subplots(2, 3).flat, PANELS.items(), strict=True):
         for name in names:
             if name in log and log[name].notna().any():
-                points = log[["step", name]].dropna()
-                axes.plot(points["step"], points[name], label=name, marker="." if name.startswith("eval") else None)
+                points, held_out = log[["step", name]].dropna(), name.startswith("eval_")
+                label = name.removeprefix("eval_").replace("_", " ") + (", held out" if held_out else "")
+                axes.plot(points["step"], points[name], label=label, marker="." if held_out else None)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
-        axes.set_xlim(0, log["step"].max())
+        axes.set_xlim(0, 1.03 * log["step"].max())
         axes.locator_params(axis="x", nbins=6)  # more, and the labels of a long run touch
         axes.grid(alpha=0.3)
         if axes.lines:
