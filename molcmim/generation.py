@@ -54,7 +54,7 @@ PATHS = ("linear", "spherical")
 DRAWS_PER_MOLECULE = 20
 """Default of what `sample` may draw for each molecule that is asked for."""
 CODES_AT_A_TIME = 20_000
-"""That `sample` draws beside the `n` of each seed: all of them lie in memory."""
+"""Most that a round of `sample` draws after the first, unless `n` for each seed are more: a round lies in memory."""
 
 
 class ShortOfMolecules(UserWarning):

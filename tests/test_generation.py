@@ -277,6 +277,17 @@ def test_the_same_random_state_gives_the_same_frame(model, how):
 
 
 @pytest.mark.filterwarnings("ignore::molcmim.generation.ShortOfMolecules")
+def test_smaller_rounds_give_the_same_rows(model, decoded_codes, monkeypatch):
+    settings = {"unique": True, "max_draws": 40, "checkpoint": model}
+    frame = sample(FEW[:3], 2, 0.1, **settings)
+    rounds = max(len(z) for z in decoded_codes[1:])
+    decoded_codes.clear()
+    monkeypatch.setattr(generation, "CODES_AT_A_TIME", 1)
+    assert_frame_equal(sample(FEW[:3], 2, 0.1, **settings), frame)
+    assert max(len(z) for z in decoded_codes) <= 6 < rounds
+
+
+@pytest.mark.filterwarnings("ignore::molcmim.generation.ShortOfMolecules")
 @pytest.mark.parametrize(("valid", "unique"), [*itertools.product([False, True], repeat=2)])
 def test_what_is_kept_are_the_first_draws_fit_to_keep(model, valid, unique):
     budget = 60
