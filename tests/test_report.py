@@ -54,11 +54,24 @@ def test_each_split_chooses_by_its_own_valid_rmse(table: list[str]) -> None:
 def test_what_ours_does_not_beat_is_said(table: list[str]) -> None:
     # seed 1 against chemprop: 0.6 - 0.5; both seeds against rdkit2d: 0.7 - 0.75
     assert (
-        "| esol random | +0.100 [+0.10, +0.10] | chemprop, end-to-end | 0.175 "
-        "| **1 of 3**: chemprop, end-to-end (by 0.100) |" in table
+        "| esol random | chosen | +0.100 [+0.10, +0.10] | chemprop, end-to-end | 0.175 "
+        "| **1 of 4**: chemprop, end-to-end (by 0.100) |" in table
     )
-    assert "| esol scaffold | -0.500 [-0.50, -0.50] | rdkit2d, svr | 0.250 | none of 1 |" in table
+    assert "| esol scaffold | chosen | -0.500 [-0.50, -0.50] | rdkit2d, svr | 0.250 | none of 1 |" in table
     assert "- informative is below mean in 0 of 1 places and heads; not in esol scaffold svr (by 0.100)." in table
+
+
+def test_the_mean_of_the_best_is_of_predictions(table: list[str]) -> None:
+    # errors of one sign: seed 0 (0.8 + 0.4) / 2, seed 1 (0.7 + 0.6) / 2; baselines 0.9 and (0.6 + 0.5) / 2
+    ours, theirs = [next(line for line in table if f"*{whose}, mean" in line) for whose in ("ours", "baselines")]
+    assert "| 0.625 ± 0.025 | 1.050 [1.05, 1.05] |" in ours
+    assert "| 0.725 ± 0.175 | 1.500 [1.50, 1.50] |" in theirs
+    assert any(
+        line.startswith("| esol random | mean | +0.150 [+0.15, +0.15] | chemprop, end-to-end |") for line in table
+    )
+    signs = [record("random", 0, f"f{i}", 1 + i, (-1) ** i * (1 + i), "small") for i in range(7)]
+    averaged = report.average(pd.DataFrame(signs[::-1]), ours=True)
+    assert averaged["test_rmse"].tolist() == pytest.approx([(1 - 2 + 3 - 4 + 5) / 5])  # the five of lowest valid RMSE
 
 
 def test_the_interval_of_a_difference_is_of_pairs() -> None:
