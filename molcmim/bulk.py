@@ -24,10 +24,12 @@ import filelock
 import joblib
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float32
 from tqdm import tqdm
 
 from molcmim import checkpoint, files, folders, tuned
 from molcmim.featurizer import Featurizer
+from molcmim.spelling import Spelled
 from molcmim.workers import ordered_map
 
 MANIFEST, SPOOL, LOCK, ERROR = "manifest.json", "input", "lock", "error"
@@ -161,22 +163,27 @@ def predict_file(
     ----------
     model
         Folder that ``molcmim finetune`` or an estimator's `save` wrote. The output's columns are its
-        :attr:`molcmim.tuned.PropertyModel.columns`.
+        :attr:`molcmim.tuned.PropertyModel.columns`, and ``train_similarity``.
     input, output, column, format, chunk_rows, workers, device, restart, progress
         As for :func:`featurize_file`, which also says what is raised.
     """
     loaded = tuned.PropertyModel.load(model, device)
+    columns = [*loaded.columns, tuned.SIMILARITY]
     settings = {
         "model": Path(model).name,
         **_identity(tuned.read_record(Path(model))),
-        "columns": loaded.columns,
+        "columns": columns,
         "spellings": loaded.task.spellings,
     }
+
+    def compute(spelled: Spelled) -> Float32[np.ndarray, "n _"]:
+        return np.c_[loaded.outputs(spelled), loaded.train_similarity(spelled)].astype(np.float32)
+
     work = Work(
         loaded.speller().read,
-        lambda spelled: loaded.outputs(spelled).astype(np.float32),
-        len(loaded.columns),
-        loaded.columns,
+        compute,
+        len(columns),
+        columns,
         next(loaded.networks[0].parameters()).device.type == "cpu",
         settings,
     )

@@ -332,7 +332,7 @@ def finetune(
         "rows": {"train": len(y), "valid": len(parts[1].values)},
         "history": histories,
     }
-    tuned = PropertyModel(networks, tokenizer, task, facts, kernel)
+    tuned = PropertyModel(networks, tokenizer, task, facts, kernel, parts[0].spelled.bits)
     if choices.ensemble > 1 and kind == "regression":
         which = parts[1].spelled.which
         mean, variance = (found[which] for found in tuned.mean_and_variance(parts[1].spelled))

@@ -98,6 +98,17 @@ class _Property(BaseEstimator):
         check_is_fitted(self, "model_")
         return self.model_.predict(column(X, type(self).__name__), on_error or self.on_error)
 
+    def train_similarity(self, X: Any) -> Float64[np.ndarray, " n"]:
+        """Highest Tanimoto similarity of each molecule to one that was learned from; the lower, the less is known.
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            Of Morgan fingerprints, radius 2, 2,048 bits; NaN for a molecule that cannot be read.
+        """
+        check_is_fitted(self, "model_")
+        return self.model_.train_similarity(self.model_.speller().read(column(X, type(self).__name__)))
+
     @property
     def history_(self) -> list[dict[str, float]]:
         """Losses of every epoch, of the first member; see :func:`molcmim.finetune.train`."""

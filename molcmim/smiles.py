@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, UInt8
 from rdkit import Chem, DataStructs
 from rdkit.Chem import Fragments, rdFingerprintGenerator, rdMolDescriptors
 from rdkit.Chem.MolStandardize import rdMolStandardize
@@ -299,6 +299,19 @@ def fingerprints(molecules: Iterable[object], kind: str) -> Float32[np.ndarray, 
         rows = [FINGERPRINTS[kind](parse(molecule)) for molecule in molecules]
     values = np.nan_to_num(np.array(rows, np.float64)).clip(-LARGEST_FEATURE, LARGEST_FEATURE)
     return values.astype(np.float32)
+
+
+def packed_bits(molecules: Iterable[str]) -> UInt8[np.ndarray, "n 256"]:
+    """Morgan fingerprints as :func:`similarities` has them, eight bits a byte (:func:`numpy.packbits`).
+
+    Parameters
+    ----------
+    molecules : iterable of str
+        Readable SMILES.
+    """
+    with BlockLogs():
+        rows = [_MORGAN.GetFingerprintAsNumPy(parse(molecule)) for molecule in molecules]
+    return np.packbits(np.array(rows, np.uint8).reshape(len(rows), 2048), axis=1)
 
 
 def similarities(query: str, molecules: Sequence[str | None]) -> Float64[np.ndarray, " n"]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, UInt8
 
 from molcmim import smiles
 from molcmim.reading import Encoded, Reader
@@ -31,6 +31,8 @@ class Spelled(NamedTuple):
     """Why a row is bad, None for a good one; n long."""
     descriptors: Float32[np.ndarray, "u p"]
     """RDKit's 2D descriptors of each molecule, those that were asked for."""
+    bits: UInt8[np.ndarray, "u 256"]
+    """Its :func:`molcmim.smiles.packed_bits`."""
 
     def first(self, k: int) -> Spelled:
         """Keep no more than the first `k` spellings of each molecule."""
@@ -64,8 +66,9 @@ class Speller(NamedTuple):
         owner = np.zeros(len(encoded.offsets) - 1, np.int64)
         owner[kept] = np.arange(len(kept))[:, None]
         now = np.append(np.where(fits, np.cumsum(fits) - 1, -1), -1)
-        described = self._describe([string for string, fit in zip(number, fits, strict=True) if fit])
-        return Spelled(encoded, kept, owner, now[which], reasons, described)
+        good = [string for string, fit in zip(number, fits, strict=True) if fit]
+        bits = smiles.packed_bits(good)
+        return Spelled(encoded, kept, owner, now[which], reasons, self._describe(good), bits)
 
     def _spell(self, string: str) -> list[str]:
         if self.spellings == 1:

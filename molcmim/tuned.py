@@ -1,8 +1,8 @@
 """A fine-tuned model: networks, kernel machine, predictions, folder. Knows nothing of how it was trained.
 
-Its folder holds ``config.json``, ``model.safetensors`` (all members of the ensemble and the kernel machine) and the
-tokenizer's files, and ``finetuned.json``: what is predicted and how, hashes of weights and vocabulary, versions, facts
-about the training.
+Its folder holds ``config.json``, ``model.safetensors`` (all members of the ensemble, the kernel machine, fingerprints
+of the train part) and the tokenizer's files, and ``finetuned.json``: what is predicted and how, hashes of weights and
+vocabulary, versions, facts about the training.
 
 Shapes: o outputs, v voices, n molecules, u different ones, y targets.
 """
@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from jaxtyping import Float64
+from jaxtyping import Float64, UInt8
 from transformers import PreTrainedTokenizerFast
 
 import molcmim
-from molcmim import checkpoint, files, folders, spelling
+from molcmim import checkpoint, files, folders, similarity, spelling
 from molcmim.checkpoint import CONFIG, WEIGHTS
 from molcmim.config import MolCMIMConfig
 from molcmim.featurizer import SHOW_PROGRESS_FROM, as_rows
@@ -36,9 +36,13 @@ from molcmim.reading import Reader
 from molcmim.spelling import Spelled, Speller
 from molcmim.tokenizer import Codec, load_tokenizer, vocab_hash
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 RECORD = "finetuned.json"
 TASKS = ("regression", "binary", "multiclass")
+BITS = "train_bits"
+"""Name of the fingerprints among the weights."""
+SIMILARITY = "train_similarity"
+"""Column of :meth:`PropertyModel.train_similarity` in tables."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class PropertyModel:
         What is to be known about the training; JSON.
     kernel : KernelMachine, optional
         On the task's descriptors.
+    train_bits : ndarray, optional
+        :func:`molcmim.smiles.packed_bits` of the molecules that it learned from.
     """
 
     def __init__(
@@ -112,7 +118,9 @@ class PropertyModel:
         task: Task,
         training: Mapping[str, Any],
         kernel: KernelMachine | None = None,
+        train_bits: UInt8[np.ndarray, "m 256"] | None = None,
     ) -> None:
+        self.train_bits = np.zeros((0, 256), np.uint8) if train_bits is None else train_bits
         self.networks = [network.eval() for network in networks]
         self.tokenizer, self.task, self.training, self.kernel = tokenizer, task, dict(training), kernel
 
@@ -180,6 +188,22 @@ class PropertyModel:
         aligned[good] = means[spelled.which[good]]
         return aligned
 
+    def train_similarity(self, spelled: Spelled) -> Float64[np.ndarray, " n"]:
+        """Highest Tanimoto similarity to a molecule of the train part, by :func:`molcmim.similarity.highest`.
+
+        How far a prediction is an extrapolation: errors grow as it falls (Sheridan et al., J. Chem. Inf. Comput. Sci.
+        2004, 44, 1912).
+
+        Returns
+        -------
+        ndarray of float64, shape (n,)
+            Between 0 and 1; NaN for a bad molecule.
+        """
+        aligned = np.full(len(spelled.which), np.nan)
+        good = spelled.which >= 0
+        aligned[good] = similarity.highest(spelled.bits, self.train_bits)[spelled.which[good]]
+        return aligned
+
     def mean_and_variance(
         self, spelled: Spelled, progress: bool = False
     ) -> tuple[Float64[np.ndarray, "u o"], Float64[np.ndarray, "u o"]]:
@@ -228,6 +252,7 @@ class PropertyModel:
             if self.kernel is not None:
                 kernel = dataclasses.asdict(self.kernel)
                 weights |= {f"kernel.{name}": torch.from_numpy(np.ascontiguousarray(kernel[name])) for name in kernel}
+            weights[BITS] = torch.from_numpy(self.train_bits)
             safetensors.torch.save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
             record = {
                 "format_version": FORMAT_VERSION,
@@ -269,6 +294,7 @@ class PropertyModel:
         weights = safetensors.torch.load_file(folder / WEIGHTS)
         task = Task(**record["task"])
         spelling.columns(task.descriptors)
+        bits = weights.pop(BITS).numpy()
         machine = {n.partition(".")[2]: w.numpy() for n, w in weights.items() if n.startswith("kernel.")}
         networks = []
         for i in range(record["members"]):
@@ -280,7 +306,8 @@ class PropertyModel:
             except RuntimeError as error:
                 raise ValueError(f"{folder / CONFIG} describes another model than {WEIGHTS} holds: {error}") from None
             networks.append(network.to(checkpoint.device_of(device)))
-        return cls(networks, tokenizer, task, record["training"], KernelMachine(**machine) if machine else None)
+        kernel = KernelMachine(**machine) if machine else None
+        return cls(networks, tokenizer, task, record["training"], kernel, bits)
 
 
 def refuse_bad(rows: Sequence[object], spelled: Spelled) -> None:
@@ -302,7 +329,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         known = {name: record[name] for name in ("weights_sha256", "vocab_hash", "members", "task", "training")}
-        newer = record["format_version"] > FORMAT_VERSION
+        newer, older = record["format_version"] > FORMAT_VERSION, record["format_version"] < FORMAT_VERSION
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / RECORD} is damaged ({error!r}); copy the folder again") from None
     if newer:
@@ -310,6 +337,8 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{folder} has format {record['format_version']}, molcmim {molcmim.__version__} reads up to "
             f"{FORMAT_VERSION}; upgrade molcmim"
         )
+    if older:
+        raise ValueError(f"{folder} has format {record['format_version']}, now {FORMAT_VERSION}; fine-tune it again")
     if (found := folders.sha256(folder / WEIGHTS)) != known["weights_sha256"]:
         raise ValueError(
             f"{folder / WEIGHTS} is damaged: SHA-256 {found[:12]}..., {RECORD} says "

@@ -22,7 +22,7 @@ from molcmim.datasets import Audit, Split
 from molcmim.downstream import rmse
 from molcmim.files import atomic_path, read_chunks, with_own_error
 from molcmim.finetune import Choices, finetune, judge
-from molcmim.tuned import PropertyModel, output_columns
+from molcmim.tuned import SIMILARITY, PropertyModel, output_columns
 
 PARTS = ("train", "valid", "test")
 
@@ -114,7 +114,7 @@ def finetune_table(
     kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
     predictions = with_own_error(table).to_pandas()
     spread = choices is not None and choices.ensemble > 1
-    added = {"part", *output_columns(kind, targets, classes, spread), "error"}
+    added = {"part", *output_columns(kind, targets, classes, spread), SIMILARITY, "error"}
     if taken := [name for name in predictions if name in added]:
         raise ValueError(f"{path} has columns that the predictions add: {', '.join(taken)}; rename them first")
     good[list(targets)] = values
@@ -123,7 +123,8 @@ def finetune_table(
         checkpoint, molecules[parts.train], values[parts.train], (molecules[parts.valid], values[parts.valid]),
         kind=kind, targets=targets, classes=classes, choices=choices, device=device, progress=progress,
     )  # fmt: skip
-    outputs = model.predict(molecules, on_error="nan")
+    spelled = model.speller().read(molecules)
+    outputs = model.outputs(spelled, progress)
     said = {
         "file": Path(path).name,
         "split": how,
@@ -138,6 +139,7 @@ def finetune_table(
         predictions.loc[rows[inside], "part"] = part
     for i, name in enumerate(model.columns):
         predictions.loc[rows, name] = outputs[:, i]
+    predictions.loc[rows, SIMILARITY] = model.train_similarity(spelled)
     predictions["error"] = reasons
     metrics = pd.DataFrame(
         {"target": target, "part": part, **_metrics(model, values[inside], outputs[inside], i)}

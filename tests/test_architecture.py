@@ -22,6 +22,7 @@ FLOORS = (
         "latent",
         "progress",
         "ranks",
+        "similarity",
         "smiles",
         "surrogate",
         "workers",

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from molcmim import bulk
 from molcmim.cli import app
 from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
+from molcmim.smiles import similarities
 from molcmim.tuned import PropertyModel
 
 SMILES = [text for text, _ in MOLECULES]
@@ -62,13 +63,16 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     assert table["part"].value_counts().to_dict() == {"train": 36, "valid": 4, "test": 5}
     assert table.columns.tolist() == [
         "name", "SMILES", "logP", "double", "part",
-        "logP_predicted", "double_predicted", "logP_std", "double_std", "error",
+        "logP_predicted", "double_predicted", "logP_std", "double_std", "train_similarity", "error",
     ]  # fmt: skip
     given = pd.read_csv(folder / "data.csv")
     pd.testing.assert_frame_equal(table[given.columns], given)
     good = table[table["error"].isna()]
     predicted = PropertyModel.load(model, "cpu").predict(good["SMILES"])
     np.testing.assert_allclose(good[table.columns[5:9]], predicted, atol=1e-4)
+    near = good["train_similarity"].groupby(good["part"]).agg(["min", "max"])
+    assert near.loc["train"].tolist() == [1, 1]
+    assert 0 < near.loc["test", "min"] < near.loc["test", "max"] <= 1
     metrics = pd.read_csv(model / "metrics.csv").set_index(["target", "part"])
     test = good[good["part"] == "test"].dropna(subset="double")
     assert metrics.loc[("double", "test"), "n"] == len(test)
@@ -87,6 +91,8 @@ def test_estimators_open_the_same_folder(folder: Path) -> None:
     np.testing.assert_allclose(np.c_[mean, std], PropertyModel.load(folder / "model", "cpu").predict(SMILES[:4]))
     assert regressor.targets_ == ["logP", "double"]
     assert regressor.get_params()["ensemble"] == 2
+    table = pd.read_csv(folder / "model" / "predictions.csv").dropna(subset="train_similarity")
+    np.testing.assert_allclose(regressor.train_similarity(table["SMILES"]), table["train_similarity"], atol=1e-6)
     with pytest.raises(ValueError, match="holds a model for regression; load it with the other estimator"):
         MolCMIMClassifier.load(folder / "model")
 
@@ -98,7 +104,11 @@ FRAME = pd.DataFrame(
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> np.ndarray:
-    return PropertyModel.load(folder / "model", "cpu").predict(FRAME["SMILES"], on_error="nan")
+    """Predictions, standard deviations, and similarities to the train part."""
+    model = PropertyModel.load(folder / "model", "cpu")
+    train = pd.read_csv(folder / "model" / "predictions.csv").query("part == 'train'")["SMILES"].tolist()
+    near = [max(similarities(s, train)) if i < 17 else np.nan for i, s in enumerate(FRAME["SMILES"])]
+    return np.c_[model.predict(FRAME["SMILES"], on_error="nan"), near]
 
 
 @pytest.mark.parametrize("name", ["in.csv", "in.tsv.gz", "in.parquet", "in.smi"])
@@ -118,7 +128,7 @@ def test_predict_any_file(name: str, out: str, folder: Path, expected: np.ndarra
     assert run.exit_code == 0, run.output
     assert "20 rows, 3 of them bad" in run.stderr
     table = pd.read_csv(tmp_path / out) if out == "out.csv" else pq.read_table(tmp_path / out).to_pandas()
-    columns = ["logP_predicted", "double_predicted", "logP_std", "double_std"]
+    columns = ["logP_predicted", "double_predicted", "logP_std", "double_std", "train_similarity"]
     np.testing.assert_allclose(table[columns].to_numpy(float), expected, atol=1e-4)
     assert table["error"].dropna().index.tolist() == [17, 18, 19]
     assert "the model reads 256 at most" in table["error"][19]
@@ -181,7 +191,7 @@ def test_finetune_refuses_what_cannot_work(folder: Path, tmp_path: Path, tiny_ch
     refused("is no fine-tuned model; name another folder", "--target", "logP", "-o", tmp_path / "thesis")
     run = command("finetune", folder / "model" / "predictions.csv", "--target", "logP", "-o", tmp_path / "m")
     assert run.exit_code == 1
-    assert "that the predictions add: part, logP_predicted; rename them first" in run.stderr
+    assert "that the predictions add: part, logP_predicted, train_similarity; rename them first" in run.stderr
     refused("holds a fine-tuned model; name another folder, or replace", "--target", "logP", "-o", folder / "model")
     refused(
         "unknown choice lr; known are embedding, epochs,", "--target", "logP", "-o", tmp_path / "m", "--set", "lr=1"

@@ -315,6 +315,8 @@ def test_damage_is_said(tuned: PropertyModel, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "model" / "finetuned.json").read_text())
     newer = json.dumps({**record, "format_version": 99}).encode()
     broken("finetuned.json", newer, ValueError, "has format 99, .* upgrade molcmim")
+    older = json.dumps({**record, "format_version": 2}).encode()
+    broken("finetuned.json", older, ValueError, "has format 2, now 3; fine-tune it again")
     other = json.dumps({**record, "vocab_hash": "0" * 64}).encode()
     broken("finetuned.json", other, ValueError, "tokenizer in .* is not the one")
     alien = json.dumps({**record, "task": {**record["task"], "descriptors": ["Charm"]}}).encode()
