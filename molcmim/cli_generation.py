@@ -41,6 +41,12 @@ Decoding = Annotated[
 RandomState = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")]
 Column = Annotated[str | None, typer.Option(help="Name of the SMILES column.")]
+MustHave = Annotated[
+    list[str] | None, typer.Option(metavar="SMARTS", help="What each molecule must have; may be given several times.")
+]
+MustNotHave = Annotated[
+    list[str] | None, typer.Option(metavar="SMARTS", help="What none may have; may be given several times.")
+]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")]
 MOLECULES = "Molecule file: .smi, .csv, .tsv, .sdf (.gz), .parquet; - for stdin."
 
@@ -98,6 +104,9 @@ def sample(
     radius: Annotated[float, typer.Option(help="Scaled radius: z = mu(seed) + radius * eps.")] = 1.0,
     valid: Annotated[bool, typer.Option("--valid", help="Keep valid ones only.")] = False,
     unique: Annotated[bool, typer.Option("--unique", help="Keep the first of equal ones only.")] = False,
+    not_seed: Annotated[bool, typer.Option("--not-seed", help="Keep none that is its seed.")] = False,
+    must_have: MustHave = None,
+    must_not_have: MustNotHave = None,
     max_draws: Annotated[int | None, typer.Option(help="Codes decoded at most for each seed; default: 20 n.")] = None,
     output: Output = None,
     picture: Picture = True,
@@ -112,8 +121,9 @@ def sample(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", generation.ShortOfMolecules)  # said below
         frame = generation.sample(
-            seeds or None, n, radius, valid=valid, unique=unique, max_draws=max_draws, decoding=decoding,
-            random_state=random_state, checkpoint=checkpoint, device=device,
+            seeds or None, n, radius, valid=valid, unique=unique, not_seed=not_seed, must_have=must_have or (),
+            must_not_have=must_not_have or (), max_draws=max_draws, decoding=decoding, random_state=random_state,
+            checkpoint=checkpoint, device=device,
         )  # fmt: skip
     _deliver(frame, output, picture)
     draws, fit, different = (frame.attrs[name] for name in ("draws", "valid_draws", "different_draws"))
@@ -192,6 +202,8 @@ def optimize(
     ] = None,
     calls: Annotated[int, typer.Option(help="Molecules that may be scored for each seed.")] = 1000,
     min_similarity: Annotated[float, typer.Option(help="Least Tanimoto similarity to the seed.")] = 0.0,
+    must_have: MustHave = None,
+    must_not_have: MustNotHave = None,
     target: Annotated[float | None, typer.Option(help="Score at which a seed's search ends.")] = None,
     method: Annotated[str, typer.Option(help="cma, or a baseline: perturbation, best-of-n.")] = "cma",
     radius: Annotated[float, typer.Option(help="Standard deviation of the noise at the start.")] = 0.5,
@@ -223,6 +235,7 @@ def optimize(
         log.unlink(missing_ok=True)
     evaluations = generation.optimize(
         rows, {name: _oracle(name) for name in names}, calls=calls, min_similarity=min_similarity,
+        must_have=must_have or (), must_not_have=must_not_have or (),
         target=float("inf") if target is None else target, weights=dict(zip(names, weight or [], strict=False)),
         method=method, radius=radius, log=log, decoding=decoding, random_state=random_state, checkpoint=checkpoint,
         device=device,
@@ -233,8 +246,9 @@ def optimize(
     cost = evaluations.attrs
     typer.echo(
         f"{len(evaluations):,} calls, {cost['scored']:,} different molecules scored; {cost['draws']:,} codes decoded, "
-        f"of them {cost['invalid']:,} invalid, {cost['dissimilar']:,} too dissimilar, {cost['repeated']:,} known or "
-        f"not chosen; {cost['restarts']} restarts",
+        f"of them {cost['invalid']:,} invalid, {cost['dissimilar']:,} too dissimilar, "
+        f"{cost['excluded']:,} excluded by substructures, {cost['repeated']:,} known or not chosen; "
+        f"{cost['restarts']} restarts",
         err=True,
     )
     if cost["failed"]:

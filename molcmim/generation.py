@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from molcmim import smiles
 from molcmim.featurizer import as_rows
 from molcmim.optimization import best, optimize
 from molcmim.space import Checkpoint, Device, Space, aligned, good_rows
+from molcmim.substructure import Substructures
 
 __all__ = [
     "ShortOfMolecules",
@@ -144,6 +146,9 @@ def sample(
     *,
     valid: bool = False,
     unique: bool = False,
+    not_seed: bool = False,
+    must_have: str | Sequence[str] = (),
+    must_not_have: str | Sequence[str] = (),
     max_draws: int | None = None,
     decoding: str = "greedy",
     random_state: int = 0,
@@ -165,6 +170,10 @@ def sample(
     valid, unique : bool
         Keep only valid ones; only the first of equal ones (as molecules if valid, else as strings), seed by seed.
         Drawing goes on until there are `n` or `max_draws` is reached.
+    not_seed : bool
+        Keep none that is its seed.
+    must_have, must_not_have : str or sequence of str
+        SMARTS; keep only molecules that match each of the first and none of the second.
     max_draws : int, optional
         Codes to decode at most, for each seed; default 20 n.
 
@@ -190,6 +199,9 @@ def sample(
     _at_least(1, n=n)
     _at_least(0, scaled_radius=scaled_radius)
     _at_least(n, max_draws=max_draws)
+    asked_for = Substructures(must_have, must_not_have)
+    if not_seed and seed is None:
+        raise ValueError("not_seed needs a seed")
     space = Space(checkpoint, device)
     if seed is None:
         seeds, mu = [""], np.zeros((1, space.dim), np.float32)
@@ -208,6 +220,9 @@ def sample(
         frame = space.decode(mu.repeat(more, 0) + np.float32(scaled_radius) * np.concatenate(eps), decoding, tokens_rng)
         frame.insert(0, "seed", np.arange(len(mu)).repeat(more))
         frame.insert(1, "draw", draws.repeat(more) + frame.groupby("seed").cumcount())
+        frame["fit"] = asked_for.fit(list(frame["canonical"])) if asked_for else True
+        if not_seed:
+            frame["fit"] &= frame["canonical"] != np.array(seeds, object)[frame["seed"]]
         drawn = pd.concat([drawn, frame]) if len(drawn) else frame
         draws = draws + more
         kept = _first(drawn, n, valid, unique)
@@ -223,7 +238,7 @@ def sample(
             ShortOfMolecules,
             stacklevel=2,
         )
-    frame = kept.sort_values(["seed", "draw"], ignore_index=True)
+    frame = kept.sort_values(["seed", "draw"], ignore_index=True).drop(columns="fit")
     if seed is None:
         frame = frame.drop(columns="seed")
     else:
@@ -382,7 +397,7 @@ def _described(frame: pd.DataFrame, space: Space, **facts: Any) -> pd.DataFrame:
 
 def _first(drawn: pd.DataFrame, n: int, valid: bool, unique: bool) -> pd.DataFrame:
     """First n rows of each seed that are fit to keep."""
-    kept = drawn[drawn["valid"]] if valid else drawn
+    kept = drawn[drawn["fit"] & (drawn["valid"] | (not valid))]
     if unique:
         molecule = kept["canonical"].where(kept["valid"], kept["smiles"])
         kept = kept[~pd.DataFrame({"seed": kept["seed"], "molecule": molecule}).duplicated()]

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from molcmim.oracles import Oracle, Score, Scorer
 from molcmim.search import METHODS, Key, Search
 from molcmim.search_log import SearchLog
 from molcmim.space import Checkpoint, Device, Space, good_rows
+from molcmim.substructure import Substructures
 
 DRAWS_PER_CALL = 10
 """Default of the codes that may be decoded for each oracle call."""
@@ -61,6 +62,8 @@ def optimize(
     *,
     calls: int = 1000,
     min_similarity: float = 0.0,
+    must_have: str | Sequence[str] = (),
+    must_not_have: str | Sequence[str] = (),
     target: float = math.inf,
     weights: Mapping[str, float] | None = None,
     method: str = "cma",
@@ -77,10 +80,10 @@ def optimize(
     """Search for molecules near seeds that an oracle likes better, all seeds side by side.
 
     A code is decoded; what is valid, new, and as similar to the seed as it must be, is scored. As MolMIM does it
-    (arXiv 2208.09016), but that molecules below `min_similarity` rank behind all others, by similarity, and cost no
-    oracle call, and that ``cma`` decodes more than it has scored: what a surrogate thinks best. If the checkpoint
-    was trained to tell descriptors of a molecule from its code, the surrogate knows a code by these, so it learns
-    soonest what depends on logP, surface, rings and the like, such as QED.
+    (arXiv 2208.09016), but that molecules below `min_similarity`, or with other substructures than they are to have,
+    rank behind all others, by similarity, and cost no oracle call, and that ``cma`` decodes more than it has scored:
+    what a surrogate thinks best. If the checkpoint was trained to tell descriptors of a molecule from its code, the
+    surrogate knows a code by these, so it learns soonest what depends on logP, surface, rings and the like, as QED.
 
     Parameters
     ----------
@@ -95,6 +98,8 @@ def optimize(
         around several seeds is scored once, and counts for each of them.
     min_similarity : float
         Least Tanimoto similarity to the seed.
+    must_have, must_not_have : str or sequence of str
+        SMARTS that every molecule but the seed must match, or must not, to be scored.
     target : float
         Score at which a seed's search ends.
     weights : mapping of str to float, optional
@@ -119,9 +124,9 @@ def optimize(
         A row per scored molecule, seed by seed, in the order of their `call`, which counts from 1, the seed itself:
         ``seed``, ``call``, ``smiles``, ``valid``, ``canonical``, ``log_prob`` (of the seed itself NaN), ``similarity``,
         ``score``, the objectives if there are several, ``best`` (score so far of this seed), and ``error``: why there
-        is no score. ``attrs`` says what it cost: ``draws``, ``invalid``, ``dissimilar`` and ``repeated`` (known, or not
-        chosen) ones among these, ``scored`` (different molecules handed to the oracle), ``failed`` (those of them
-        without a score), ``restarts``. :func:`best` picks the winners.
+        is no score. ``attrs`` says what it cost: ``draws``, and among these ``invalid``, ``dissimilar``, ``excluded``
+        (by their substructures) and ``repeated`` (known, or not chosen) ones, ``scored`` (different molecules handed
+        to the oracle), ``failed`` (those of them without a score), ``restarts``. :func:`best` picks the winners.
 
     Raises
     ------
@@ -142,6 +147,7 @@ def optimize(
             raise ValueError(f"{name} must be at least {least}{f' and at most {most}' * (most == 1)}, got {value}")
     if not 0 < radius < math.inf:
         raise ValueError(f"radius must be above 0 and finite, got {radius}")
+    asked_for = Substructures(must_have, must_not_have)
     scorer = Scorer(oracle, weights)
     if len(scorer.objectives) > 1 and (taken := sorted(COLUMNS & scorer.objectives.keys())):
         raise ValueError(f"no objective can be called {', '.join(taken)}, as columns of the result are; rename it")
@@ -155,6 +161,7 @@ def optimize(
         raise ValueError(f"seeds {origins.index(origins[twice])} and {twice} are the same molecule, {origins[twice]}")
     settings = {
         "seeds": origins, "weights": scorer.weights, "calls": calls, "min_similarity": min_similarity, "target": target,
+        "must_have": asked_for.must_have, "must_not_have": asked_for.must_not_have,
         "method": method, "radius": radius, "codes": codes, "max_draws": max_draws, "decoding": decoding,
         "random_state": random_state, "model": _digest(space),
         "oracles": {name: one.fingerprint for name, one in scorer.objectives.items() if hasattr(one, "fingerprint")},
@@ -192,7 +199,7 @@ def optimize(
                 frame = space.decode(np.concatenate(asked), decoding, rng)
                 drawn = {name: frame[name].tolist() for name in ("smiles", "canonical", "log_prob", "error")}
             found = [
-                _sift(run, z, drawn["canonical"][place : place + codes], min_similarity)
+                _sift(run, z, drawn["canonical"][place : place + codes], min_similarity, asked_for)
                 for run, z, place in zip(live, asked, range(0, codes * len(live), codes), strict=True)
             ]
             owners = [run for run in live for _ in range(codes)]
@@ -212,7 +219,7 @@ def optimize(
             best = [run.best for run in runs if run.best > -math.inf]
             if best:
                 bar.set_postfix_str(f"best {max(best):.4g}, mean of {len(runs)} seeds {np.mean(best):.4g}")
-    return _evaluations(record, scorer, runs, settings, space.featurizer.name)
+    return _evaluations(record, scorer, runs, settings, asked_for, space.featurizer.name)
 
 
 def best(evaluations: pd.DataFrame, k: int = 1) -> pd.DataFrame:
@@ -244,20 +251,20 @@ class _Found:
     new: dict[str, Any]
     """Molecules that may be scored, and their codes."""
     far: dict[str, tuple[Any, Key]]
-    """Too dissimilar ones, their codes and keys."""
+    """Too dissimilar ones and excluded ones, their codes and keys."""
     broken: list[tuple[Any, Key]]
     """Codes without a molecule, and their keys."""
 
 
-def _sift(run: _Run, z: Any, molecules: list[str | None], floor: float) -> _Found:
-    similarity = smiles.similarities(run.seed, molecules).tolist()
+def _sift(run: _Run, z: Any, molecules: list[str | None], floor: float, asked_for: Substructures) -> _Found:
+    similarity, fit = smiles.similarities(run.seed, molecules).tolist(), asked_for.fit(molecules)
     found = _Found(similarity, {}, {}, [])
-    for code, molecule, near in zip(z, molecules, similarity, strict=True):
+    for code, molecule, near, fits in zip(z, molecules, similarity, fit, strict=True):
         if molecule is None:
             found.broken.append((code, (3, 0.0)))
         elif molecule in run.far or molecule in run.seen or molecule in run.pool:
             continue
-        elif near < floor:
+        elif near < floor or not fits:
             found.far.setdefault(molecule, (code, (1, -near)))
         else:
             found.new.setdefault(molecule, code)
@@ -306,7 +313,7 @@ def _total(score: Score) -> float:
 
 
 def _key(score: Score) -> Key:
-    """Scored ones come first, by score, then too dissimilar ones, by similarity, those that failed, broken strings."""
+    """Scored ones come first, by score, then those not to be scored, by similarity, that failed, broken strings."""
     return (2, 0.0) if score.error else (0, -score.total)
 
 
@@ -319,7 +326,12 @@ def _digest(space: Space) -> str:
 
 
 def _evaluations(
-    record: SearchLog, scorer: Scorer, runs: list[_Run], settings: dict[str, Any], checkpoint: str
+    record: SearchLog,
+    scorer: Scorer,
+    runs: list[_Run],
+    settings: dict[str, Any],
+    asked_for: Substructures,
+    checkpoint: str,
 ) -> pd.DataFrame:
     whole = record.frame([run.seen for run in runs])
     drawn = whole[whole["generation"] > 0]
@@ -328,6 +340,9 @@ def _evaluations(
         frame = frame.drop(columns=f"objective {record.names[0]}")
     frame = frame.rename(columns={f"objective {name}": name for name in record.names})
     invalid, near = drawn["canonical"].isna(), drawn["similarity"] >= settings["min_similarity"]
+    fit = pd.Series(
+        asked_for.fit([text if isinstance(text, str) else None for text in drawn["canonical"]]), drawn.index
+    )
     parts = record.names if len(record.names) > 1 else []
     result = pd.DataFrame(
         {
@@ -346,7 +361,8 @@ def _evaluations(
         "draws": len(drawn),
         "invalid": int(invalid.sum()),
         "dissimilar": int((~invalid & ~near).sum()),
-        "repeated": int((near & drawn["call"].isna()).sum()),
+        "excluded": int((~invalid & near & ~fit).sum()),
+        "repeated": int((near & fit & drawn["call"].isna()).sum()),
         "scored": len(scorer.known),
         "failed": sum(score.error is not None for score in scorer.known.values()),
         "restarts": sum(run.search.restarts for run in runs),

@@ -27,7 +27,7 @@ FLOORS = (
         "surrogate",
         "workers",
     },
-    {"calibration", "kernel_machine", "sdf", "search", "tokenizer", "objectives", "encoder", "decoder"},
+    {"calibration", "kernel_machine", "sdf", "search", "substructure", "tokenizer", "objectives", "encoder", "decoder"},
     {"files"},
     {"curves", "plots", "drawing", "properties"},
     {"data", "generation_plots", "model", "oracles", "reading"},
@@ -44,7 +44,7 @@ FLOORS = (
     {"cli_benchmark", "cli_map", "cli_property"},
     {"cli"},
 )
-DOORS = {"rdkit": {"smiles", "drawing", "properties"}, "deepchem": {"deepchem", "predictors"}}
+DOORS = {"rdkit": {"smiles", "drawing", "properties", "substructure"}, "deepchem": {"deepchem", "predictors"}}
 # Pretraining runs where RDKit and DeepChem are not installed; these import all that it needs.
 TRAINING = ("checkpoint", "pretrain")
 

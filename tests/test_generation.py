@@ -313,6 +313,21 @@ def test_what_is_kept_are_the_first_draws_fit_to_keep(model, valid, unique):
         assert kept.attrs["draws"] == 7 * len(FEW)
 
 
+@pytest.mark.filterwarnings("ignore::molcmim.generation.ShortOfMolecules")
+def test_substructures_and_the_seed_are_left_out_as_asked(model):
+    every = sample(FEW, 60, 0.3, checkpoint=model)
+    everything = {"max_draws": 60, "checkpoint": model}
+    other = sample(FEW, 60, 0.3, not_seed=True, **everything)
+    assert_frame_equal(other, every[every["canonical"] != every["seed"]].reset_index(drop=True))
+    assert len(other) < len(every)
+    fit = every["valid"] & every["smiles"].str.contains("[Oo]") & ~every["smiles"].str.contains("[Nn]")
+    assert 0 < fit.sum() < every["valid"].sum()
+    kept = sample(FEW, 60, 0.3, must_have="[#8]", must_not_have=["[#7]"], **everything)
+    assert_frame_equal(kept, every[fit].reset_index(drop=True))
+    with pytest.raises(ValueError, match="not_seed needs a seed"):
+        sample(not_seed=True, checkpoint=model)
+
+
 def test_the_cost_is_counted(model, decoded_codes):
     frame = sample("CCO", 15, 1.5, valid=True, unique=True, checkpoint=model)
     assert len(frame) == 15

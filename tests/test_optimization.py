@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from molcmim.search_log import SearchLog
 from molcmim.sklearn import MolCMIMRegressor
 from molcmim.smiles import MoleculeError, similarities
 from molcmim.space import Space
+from molcmim.substructure import Substructures
 
 SEEDS = ["CCNCCOCC", "CCCCCCCCCC", "CNCCNCCN"]
 
@@ -87,6 +89,24 @@ def test_no_molecule_is_scored_twice_and_budgets_hold(run, method, decoded) -> N
     assert cost["draws"] == sum(map(len, decoded))
     assert cost["invalid"] == sum(chains.chain(code) == chains.BROKEN for z in decoded for code in z) > 0
     assert cost["draws"] == cost["invalid"] + cost["dissimilar"] + cost["repeated"] + len(frame) - len(SEEDS)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_molecules_must_have_is_asked_before_they_are_scored(run, method) -> None:
+    oracle = Counted()
+    asked = {"must_have": "CN", "must_not_have": ["NN", "OO"]}
+    frame = run(oracle=oracle, method=method, calls=60, min_similarity=0.1, **asked)
+    scored = set(frame["canonical"]) - set(SEEDS)
+    assert scored
+    for molecule in scored:
+        assert re.search("CN|NC", molecule)
+        assert not re.search("NN|OO", molecule)
+    assert set(oracle.asked) == scored | set(SEEDS)
+    cost = frame.attrs
+    assert cost["excluded"] > 0 < cost["dissimilar"]
+    parts = sum(cost[name] for name in ("invalid", "dissimilar", "excluded", "repeated"))
+    assert cost["draws"] == parts + len(frame) - len(SEEDS)
+    assert run(method=method).attrs["excluded"] == 0
 
 
 def test_a_search_finds_better_molecules(run) -> None:
@@ -239,6 +259,7 @@ sys.path[:0] = {path!r}
 import chains
 from molcmim import optimization, search_log
 from molcmim.space import Space
+from molcmim.substructure import Substructures
 Space.decode, Space.encode = chains.decode, chains.encode
 search_log.SAVE_EVERY = 0
 asked = 0
@@ -426,7 +447,7 @@ def test_commands_end_with_one_line_on_bad_input(tiny_checkpoint, arguments, cod
 def test_codes_are_sifted_and_keys_put_scores_first_then_similarity_then_failures_then_broken_strings() -> None:
     seed, near, far, farther = "CCCCCCCCO", "CCCCCCCCCO", "CCCCN", "c1ccccc1"
     molecules = [near, None, far, seed, near, farther, far]
-    found = optimization._sift(begun("cma", seed), np.arange(7.0), molecules, 0.4)
+    found = optimization._sift(begun("cma", seed), np.arange(7.0), molecules, 0.4, Substructures())
     assert found.new == {near: 0.0}
     assert {molecule: code for molecule, (code, _) in found.far.items()} == {far: 2.0, farther: 5.0}
     assert [code for code, _ in found.broken] == [1.0]

@@ -1,0 +1,58 @@
+"""Substructures that molecules must or must not have, as SMARTS. Knows no code and no score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool
+from rdkit import Chem
+from rdkit.rdBase import BlockLogs
+
+from molcmim import smiles
+
+
+class Substructures:
+    """What is asked of a molecule.
+
+    Parameters
+    ----------
+    must_have, must_not_have : str or sequence of str
+        SMARTS; a molecule fits that has each of the first and none of the second.
+
+    Raises
+    ------
+    ValueError
+        If RDKit cannot read one.
+    """
+
+    def __init__(self, must_have: str | Sequence[str] = (), must_not_have: str | Sequence[str] = ()) -> None:
+        self.must_have, self.must_not_have = (
+            [texts] if isinstance(texts, str) else list(texts) for texts in (must_have, must_not_have)
+        )
+        self.wanted, self.unwanted = (
+            [_query(text) for text in texts] for texts in (self.must_have, self.must_not_have)
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.wanted or self.unwanted)
+
+    def fit(self, molecules: Sequence[str | None]) -> Bool[np.ndarray, " n"]:
+        """Say which molecules (readable SMILES; None never fits) have what they must and nothing that they must not."""
+        return np.array([molecule is not None and self._fits(molecule) for molecule in molecules], bool)
+
+    def _fits(self, molecule: str) -> bool:
+        if not self:
+            return True
+        with BlockLogs():
+            mol = smiles.parse(molecule)
+        wanted = all(mol.HasSubstructMatch(query) for query in self.wanted)
+        return wanted and not any(mol.HasSubstructMatch(query) for query in self.unwanted)
+
+
+def _query(text: str) -> Chem.Mol:
+    with BlockLogs():
+        query = Chem.MolFromSmarts(text)
+    if query is None or not query.GetNumAtoms():
+        raise ValueError(f"{text!r} is no SMARTS that RDKit can read")
+    return query
