@@ -39,7 +39,7 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from molcmim.files import atomic_path
+from molcmim.atomic import atomic_path
 from molcmim.objectives import Settings
 
 BATCH_SIZES = (2, 5, 10, 100, 200)

@@ -39,9 +39,9 @@ from scipy import stats
 from short_runs import SPLITS, Probe, Stores, kept, reconstruction, stores, trained
 
 from molcmim import Featurizer, datasets
+from molcmim.atomic import atomic_path
 from molcmim.data import gather
 from molcmim.decoding import decode_ids
-from molcmim.files import atomic_path
 from molcmim.model import MolCMIMModel
 from molcmim.reading import Encoded
 

@@ -13,9 +13,9 @@ from transformers import set_seed
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from molcmim import Featurizer, MolCMIMConfig, MolCMIMModel, datasets
+from molcmim.atomic import atomic_path
 from molcmim.data import BucketedBatches, TokenStore
 from molcmim.downstream import fit_head
-from molcmim.files import atomic_path
 from molcmim.metrics import HeldOut, held_out, held_out_batches, token_characters
 from molcmim.objectives import OBJECTIVES
 from molcmim.preflight import check_stores

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from mlp import means, reconstruction_error, train
 from scipy import stats
 
-from molcmim.files import atomic_path
+from molcmim.atomic import atomic_path
 from molcmim.objectives import Settings, log_p_match
 
 POINTS, LENGTH, WIDTH, TILT = 1000, 3.0, 0.5, np.pi / 6

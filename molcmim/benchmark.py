@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 import molcmim
 from molcmim import checkpoint, datasets, downstream, folders, predictors, report, smiles
+from molcmim.atomic import atomic_path
 from molcmim.datasets import DATASETS, Split
 from molcmim.featurizer import EMBEDDINGS, Featurizer
-from molcmim.files import atomic_path
 from molcmim.predictors import PREDICTORS
 
 SEEDS = {"random": 5, "scaffold": 1}

@@ -25,6 +25,7 @@ import pandas as pd
 
 import molcmim
 from molcmim import checkpoint, files, generation, generation_plots, merit, smiles
+from molcmim.atomic import atomic_path
 from molcmim.data import TokenStore
 from molcmim.decoding import parse_decoding
 from molcmim.merit import Figure, Known
@@ -336,7 +337,7 @@ def run(
             started = time.perf_counter()
             found, drawn = measure(bench)
             record = {"seconds": time.perf_counter() - started, "figures": found, "drawn": drawn}
-            with files.atomic_path(path) as partial:
+            with atomic_path(path) as partial:
                 partial.write_text(json.dumps(record), encoding="utf-8")
             say(f"{part}: {record['seconds']:,.0f} s")
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -394,7 +395,7 @@ def _draw(part: str, figures: pd.DataFrame, drawn: Any, folder: Path) -> None:
 
 def _write(figures: list[Figure], folder: Path, bench: Bench) -> pd.DataFrame:
     table = pd.DataFrame(figures)
-    with files.atomic_path(folder / "figures.csv") as path:
+    with atomic_path(folder / "figures.csv") as path:
         table.to_csv(path, index=False)
     facts = {
         "checkpoint": Path(bench.name).name,
@@ -405,9 +406,9 @@ def _write(figures: list[Figure], folder: Path, bench: Bench) -> pd.DataFrame:
         "sizes": dataclasses.asdict(bench.sizes),
         "figures": [figure._asdict() for figure in figures],
     }
-    with files.atomic_path(folder / "figures.json") as path:
+    with atomic_path(folder / "figures.json") as path:
         path.write_text(json.dumps(facts, indent=1).replace("NaN", "null") + "\n", encoding="utf-8")
-    with files.atomic_path(folder / "table.md") as path:
+    with atomic_path(folder / "table.md") as path:
         path.write_text(markdown(figures), encoding="utf-8")
     return table
 

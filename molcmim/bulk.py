@@ -28,6 +28,8 @@ from jaxtyping import Float32
 from tqdm import tqdm
 
 from molcmim import checkpoint, files, folders, tuned
+from molcmim.atomic import atomic_path
+from molcmim.embedding_files import OUTPUT_SUFFIXES, embedding_writer
 from molcmim.featurizer import Featurizer
 from molcmim.spelling import Spelled
 from molcmim.workers import ordered_map
@@ -90,8 +92,8 @@ def featurize_file(
     """Embed every row of a file; rows stay in order, and all other columns are kept.
 
     A row that cannot be embedded stays, with NaN for an embedding and the reason in the column `error` (for .npy,
-    which has no columns: in the metadata). :func:`molcmim.files.embedding_writer` says what the output looks like;
-    its metadata name the input, the checkpoint, the settings, and the versions of what computed it.
+    which has no columns: in the metadata). :func:`molcmim.embedding_files.embedding_writer` says what the output looks
+    like; its metadata name the input, the checkpoint, the settings, and the versions of what computed it.
 
     Parameters
     ----------
@@ -207,8 +209,8 @@ def work_through(
 ) -> Summary:
     """Do the work to every row of a file, chunk by chunk; see :func:`featurize_file` for the rest."""
     output = Path(output)
-    if output.suffix.lower() not in files.OUTPUT_SUFFIXES:
-        raise ValueError(f"{output}: unknown suffix; the output may be {', '.join(files.OUTPUT_SUFFIXES)}")
+    if output.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise ValueError(f"{output}: unknown suffix; the output may be {', '.join(OUTPUT_SUFFIXES)}")
     if output.exists() and not restart:
         raise FileExistsError(f"{output} exists; remove it, name another file, or replace it by --restart")
     if not output.parent.is_dir():
@@ -223,7 +225,7 @@ def work_through(
                 stdin = os.fspath(input) == "-"
                 stream: Any = sys.stdin.buffer if stdin else stack.enter_context(open(source, "rb"))
                 source = folder / SPOOL
-                with files.atomic_path(source) as path, open(path, "wb") as file:
+                with atomic_path(source) as path, open(path, "wb") as file:
                     shutil.copyfileobj(stream, file)
         settings = {
             "input": Path(input).name,
@@ -307,7 +309,7 @@ def _agree(folder: Path, settings: Mapping[str, Any]) -> None:
     """Write the settings down, or compare them with those of the run that is to be resumed."""
     manifest = folder / MANIFEST
     if not _shards_in(folder):
-        with files.atomic_path(manifest) as path:
+        with atomic_path(manifest) as path:
             path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     before = json.loads(manifest.read_text(encoding="utf-8"))
     changed = [
@@ -339,7 +341,7 @@ def _write_shard(shard: Path, table: pa.Table, reasons: list[str | None], X: np.
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), X.shape[1])
     table = table.append_column("embedding", embedding)
     with (
-        files.atomic_path(shard) as path,
+        atomic_path(shard) as path,
         pa.OSFile(str(path), "wb") as file,
         pa.ipc.new_file(file, table.schema) as writer,
     ):
@@ -368,7 +370,7 @@ def _merge(shards: list[Path], output: Path, settings: Mapping[str, Any], column
     metadata = {**settings, "rows": rows, "bad_rows": len(errors)}
     if output.suffix.lower() == ".npy":
         metadata["errors"] = errors
-    with files.embedding_writer(output, metadata, columns) as write:
+    with embedding_writer(output, metadata, columns) as write:
         for shard in shards:
             write(*_read_shard(shard))
     return Summary(rows, len(errors))

@@ -21,7 +21,8 @@ from huggingface_hub import save_torch_state_dict
 from transformers import PreTrainedTokenizerFast
 
 import molcmim
-from molcmim import files, folders
+from molcmim import folders
+from molcmim.atomic import atomic_folder
 from molcmim.config import MolCMIMConfig
 from molcmim.data import DescriptorScale
 from molcmim.model import MolCMIMModel
@@ -139,7 +140,7 @@ def write(
     if vocab_hash(tokenizer) != model.config.vocab_hash:
         raise ValueError("the tokenizer has another vocabulary than the model was built for")
     folder = Path(folder)
-    with files.atomic_folder(folder, CONFIG, "checkpoint") as unfinished:
+    with atomic_folder(folder, CONFIG, "checkpoint") as unfinished:
         model.config.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         weights = {

@@ -149,10 +149,11 @@ def benchmark_retrieval(
 ) -> None:
     """Ask whether neighbours in the latent space are alike: same scaffold, similar fingerprint; beside chance."""
     from molcmim import files, loaded, retrieval
+    from molcmim.atomic import atomic_path
 
     molecules = [molecule for chunk in files.read_chunks(library, column) for molecule in chunk.smiles]
     measured = retrieval.measure(loaded.featurizer(checkpoint), molecules, queries, embedding, random_state)
-    with files.atomic_path(output) as partial:
+    with atomic_path(output) as partial:
         measured.to_csv(partial, index=False)
     retrieval.draw(measured, output.with_suffix(".png"))
     typer.echo(measured.to_string(index=False, float_format="{:.3f}".format))

@@ -63,10 +63,11 @@ def decode(
     device: Device = None,
 ) -> None:
     """Decode latent codes (mean embeddings) to molecules, a row each."""
-    from molcmim import files, generation
+    from molcmim import generation
+    from molcmim.embedding_files import read_embeddings
 
     frame = generation.decode(
-        files.read_embeddings(codes), on_error="nan", decoding=decoding, random_state=random_state,
+        read_embeddings(codes), on_error="nan", decoding=decoding, random_state=random_state,
         checkpoint=checkpoint, device=device,
     )  # fmt: skip
     _deliver(frame, output, picture)
@@ -297,11 +298,12 @@ def _molecules(path: str, column: str | None) -> list[object]:
 def _deliver(frame: pd.DataFrame, output: Path | None, picture: bool, strip: bool = False) -> None:
     """Write the frame, and its picture beside it."""
     from molcmim import drawing, files
+    from molcmim.atomic import atomic_path
 
     if output is None:
         typer.echo(frame.to_csv(index=False), nl=False)
         return
-    with files.atomic_path(output) as partial:
+    with atomic_path(output) as partial:
         if output.suffix == ".parquet":
             frame.to_parquet(partial, index=False)
         else:

@@ -34,10 +34,11 @@ def draw_map(
 ) -> None:
     """Lay molecules out in a plane by their embeddings, coloured by a value: a table, and a picture beside it."""
     from molcmim import files, loaded, mapping, plots
+    from molcmim.atomic import atomic_path
 
     frame, name, colored_by, said = _read(input, data, column, color, unit)
     found = mapping.molecules(frame, loaded.featurizer(checkpoint, device), embedding, method, random_state)
-    with files.atomic_path(output) as partial:
+    with atomic_path(output) as partial:
         if output.suffix == ".parquet":
             found.to_parquet(partial, index=False)
         else:

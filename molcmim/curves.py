@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from molcmim.files import atomic_path
+from molcmim.atomic import atomic_path
 
 PANELS: dict[str, tuple[str, ...]] = {
     "parts of the objective (nats, mean over molecules)": (

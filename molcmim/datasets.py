@@ -22,7 +22,8 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from molcmim import smiles
-from molcmim.files import Chunk, atomic_path, read_chunks
+from molcmim.atomic import atomic_path
+from molcmim.files import Chunk, read_chunks
 from molcmim.smiles import BadMolecule, MoleculeError
 
 

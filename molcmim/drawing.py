@@ -11,7 +11,7 @@ import pandas as pd
 from rdkit.Chem.Draw import rdMolDraw2D
 
 from molcmim import smiles
-from molcmim.files import atomic_path
+from molcmim.atomic import atomic_path
 
 CELL = (260, 220)
 """Width and height of a molecule's place, in pixels."""

@@ -16,8 +16,8 @@ import torch
 from tqdm import tqdm
 
 from molcmim import checkpoint
+from molcmim.atomic import atomic_path
 from molcmim.data import TokenStore
-from molcmim.files import atomic_path
 from molcmim.metrics import held_out, held_out_batches, token_characters
 from molcmim.objectives import OBJECTIVES
 

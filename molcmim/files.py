@@ -1,4 +1,4 @@
-"""Files of molecules and of embeddings, streamed: memory grows with the chunk only. Knows no chemistry.
+"""Files of molecules, streamed: memory grows with the chunk only. Knows no chemistry.
 
 Text is read as it stands: every column of a .csv, .tsv, .smi or .sdf file is a string, and no value is "missing".
 """
@@ -10,23 +10,17 @@ import csv
 import gzip
 import io
 import itertools
-import json
 import os
 import re
-import shutil
 import sys
-import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-from jaxtyping import Float32
 
 from molcmim import sdf
 
@@ -287,195 +281,9 @@ def _estimate(path: str | os.PathLike[str], format: str) -> int:
         return max(0, rows if len(sample) < _SAMPLE else rows * os.path.getsize(path) // file.tell())
 
 
-@contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Lend a temporary path beside `path`; its file becomes `path` at the end, or goes on an error.
-
-    Whoever reads `path` sees the old file or the whole new one.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    try:
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(folder: str | os.PathLike[str], marker: str, what: str) -> Iterator[Path]:
-    """Lend a new folder beside `folder`; at the end it takes its place, or goes on an error.
-
-    Parameters
-    ----------
-    folder
-        Where to.
-    marker
-        File that a folder which may be replaced holds.
-    what
-        Name of such a folder, for the error.
-
-    Raises
-    ------
-    FileExistsError
-        If `folder` exists and has no such file.
-    """
-    folder = Path(folder)
-    if folder.exists() and not (folder / marker).is_file():
-        raise FileExistsError(f"{folder} exists and is no {what}; name another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
-    try:
-        yield unfinished
-        unfinished.chmod(0o755)
-        for path in unfinished.rglob("*"):
-            path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors lets nobody else read
-        old = unfinished.with_suffix(".old")
-        if folder.exists():
-            os.rename(folder, old)
-        os.rename(unfinished, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
 def with_own_error(table: pa.Table) -> pa.Table:
     """Rename an input's column `error` to `input_error`: an output has an `error` of its own beside it."""
     names = table.column_names
     if "error" not in names or "input_error" in names:
         return table
     return table.rename_columns(["input_error" if name == "error" else name for name in names])
-
-
-class NpyFile:
-    """An .npy file that grows by rows; its header is written again at the end.
-
-    Parameters
-    ----------
-    path, dtype
-        Where, and of what.
-    shape
-        Shape of one row.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], dtype: Any, shape: tuple[int, ...]) -> None:
-        self.rows, self.dtype, self.shape = 0, np.dtype(dtype), shape
-        self.file = open(path, "wb")  # noqa: SIM115 - closed by __exit__
-        self._header()
-
-    def _header(self) -> None:
-        entries = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, entries)  # leaves room for the first axis to grow
-
-    def append(self, rows: np.ndarray) -> None:
-        """Add rows, shape (n, *shape)."""
-        np.ascontiguousarray(rows, self.dtype).tofile(self.file)
-        self.rows += len(rows)
-
-    def __enter__(self) -> NpyFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.file.seek(0)
-        self._header()
-        self.file.close()
-
-
-def read_embeddings(path: str | os.PathLike[str]) -> Float32[np.ndarray, "n d"]:
-    """Read the embeddings of an .npy file, or of a .parquet file as :func:`embedding_writer` writes it.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be opened.
-    ValueError
-        For another suffix, a damaged file, or one that holds no embeddings.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix == ".npy":
-        try:
-            X = np.load(path, allow_pickle=False)
-        except (EOFError, ValueError) as error:
-            raise ValueError(f"{path}: not a sound .npy file of numbers") from error
-    elif suffix == ".parquet":
-        try:
-            lists = pyarrow.parquet.read_table(path, columns=["embedding"]).column("embedding").combine_chunks()
-        except (pa.ArrowException, KeyError) as error:
-            raise ValueError(f"{path}: no Parquet file with a column 'embedding': {error}") from error
-        X = lists.flatten().to_numpy().reshape(len(lists), -1)
-    else:
-        raise ValueError(f"{path}: cannot read embeddings from {suffix!r}; known suffixes are .parquet, .npy")
-    if X.ndim != 2 or not np.issubdtype(X.dtype, np.floating):
-        raise ValueError(f"{path}: no embeddings, which have shape (n, d), but {X.dtype} of shape {X.shape}")
-    return X.astype(np.float32)
-
-
-OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".npy")
-
-
-@contextlib.contextmanager
-def embedding_writer(
-    path: str | os.PathLike[str], metadata: Mapping[str, Any], columns: Sequence[str] | None = None
-) -> Iterator[Callable[[pa.Table, Float32[np.ndarray, "n d"]], None]]:
-    """Lend a function that writes rows with their embeddings; `path` appears, complete, at the end.
-
-    - .parquet: the rows' columns and `embedding`, a fixed-size list of float32; `metadata`, as JSON, in the
-      schema under the key "molcmim".
-    - .csv, .tsv: the rows' columns and e0, e1, ..., NaN as an empty field; `metadata` in <path>.json.
-    - .npy: the embeddings alone, float32 (n, d); `metadata` in <path>.json.
-
-    With `columns` these are no embeddings but numbers that each have a name, and a column of it, in Parquet as well.
-    A row without an embedding is a row of NaN. All chunks have the same columns and types.
-
-    Raises
-    ------
-    ValueError
-        For another suffix, or rows that already have a column of that name.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in OUTPUT_SUFFIXES:
-        raise ValueError(f"{path}: cannot write {suffix!r}; known suffixes are {', '.join(OUTPUT_SUFFIXES)}")
-    with contextlib.ExitStack() as stack:
-        if suffix != ".parquet":
-            sidecar = stack.enter_context(atomic_path(f"{os.fspath(path)}.json"))
-            sidecar.write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-        partial = stack.enter_context(atomic_path(path))
-        sink: Any = None
-
-        def write(rows: pa.Table, embeddings: Float32[np.ndarray, "n d"]) -> None:
-            nonlocal sink
-            if suffix == ".npy":
-                sink = sink or stack.enter_context(NpyFile(partial, np.float32, embeddings.shape[1:]))
-                sink.append(embeddings)
-                return
-            wide = columns or (None if suffix == ".parquet" else [f"e{i}" for i in range(embeddings.shape[1])])
-            table = _with_embeddings(rows, embeddings, wide)
-            if sink is None and suffix == ".parquet":
-                schema = table.schema.with_metadata({"molcmim": json.dumps(metadata)})
-                sink = stack.enter_context(pyarrow.parquet.ParquetWriter(partial, schema))
-            elif sink is None:
-                options = pyarrow.csv.WriteOptions(delimiter=DELIMITERS[suffix[1:]])
-                sink = stack.enter_context(pyarrow.csv.CSVWriter(partial, table.schema, write_options=options))
-            sink.write_table(table)
-
-        yield write
-
-
-def _with_embeddings(rows: pa.Table, embeddings: Float32[np.ndarray, "n d"], names: Sequence[str] | None) -> pa.Table:
-    if names:
-        columns = {name: pa.array(values, from_pandas=True) for name, values in zip(names, embeddings.T, strict=True)}
-    else:
-        flat = pa.array(embeddings.reshape(-1))
-        columns = {"embedding": pa.FixedSizeListArray.from_arrays(flat, embeddings.shape[1])}
-    if taken := columns.keys() & set(rows.column_names):
-        raise ValueError(f"the input already has columns of the output's: {', '.join(sorted(taken))}; rename them")
-    for name, values in columns.items():
-        rows = rows.append_column(name, values)
-    return rows

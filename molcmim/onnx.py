@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from molcmim import checkpoint
-from molcmim.files import atomic_path
+from molcmim.atomic import atomic_path
 from molcmim.model import MolCMIMModel
 
 OPSET = 18

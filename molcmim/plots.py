@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from molcmim.files import atomic_path
+from molcmim.atomic import atomic_path
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Told apart with any colour vision (Okabe & Ito, 2008)."""

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from molcmim import files, folders, smiles
 from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENS, StoreManifest
+from molcmim.embedding_files import NpyFile
 from molcmim.tokenizer import (
     Codec,
     build_selfies_tokenizer,
@@ -125,8 +126,8 @@ def prepare(
         log = csv.writer(rejects)
         log.writerow(["file", "row", "text", "reason"])
         tokens = open(folder / TOKENS, "wb")  # noqa: SIM115 - entered below
-        offsets = files.NpyFile(folder / OFFSETS, np.int64, ())
-        values = files.NpyFile(folder / DESCRIPTORS, np.float32, (len(names),)) if names else contextlib.nullcontext()
+        offsets = NpyFile(folder / OFFSETS, np.int64, ())
+        values = NpyFile(folder / DESCRIPTORS, np.float32, (len(names),)) if names else contextlib.nullcontext()
         moments = _Moments(len(names))
         num_tokens = max_tokens = joined = rejected = 0
         reason = "none"
@@ -135,7 +136,7 @@ def prepare(
             for task, chunk in ordered_map(work, tasks, 0 if workers == 1 else workers):
                 chunk.tokens.tofile(tokens)
                 offsets.append(num_tokens + np.cumsum(chunk.lengths))
-                if isinstance(values, files.NpyFile):
+                if isinstance(values, NpyFile):
                     values.append(chunk.descriptors)
                     moments.add(chunk.descriptors)
                 for row, text, reason in chunk.rejects:

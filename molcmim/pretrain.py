@@ -16,9 +16,9 @@ from pathlib import Path
 from transformers import TrainerCallback, set_seed
 
 from molcmim import checkpoint
+from molcmim.atomic import atomic_path
 from molcmim.config import MolCMIMConfig
 from molcmim.data import PAD_MULTIPLE, BucketedBatches, TokenStore
-from molcmim.files import atomic_path
 from molcmim.metrics import held_out_batches, token_characters
 from molcmim.model import MolCMIMModel
 from molcmim.objectives import OBJECTIVES

@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from molcmim import downstream, plots
+from molcmim.atomic import atomic_path
 from molcmim.featurizer import EMBEDDINGS
-from molcmim.files import atomic_path
 
 PLACE = ["dataset", "split"]
 FEATURES = ["features", "model", "features_id"]

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 
-from molcmim.files import atomic_path
+from molcmim.atomic import atomic_path
 from molcmim.oracles import Score, Scorer
 
 SAVE_EVERY = 30.0

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from molcmim import checkpoint
+from molcmim.atomic import atomic_path
 from molcmim.config import MolCMIMConfig
 from molcmim.data import DescriptorScale, StoreManifest
-from molcmim.files import atomic_path
 from molcmim.model import MolCMIMModel
 from molcmim.recipe import Recipe
 

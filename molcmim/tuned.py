@@ -25,7 +25,8 @@ from jaxtyping import Float64, UInt8
 from transformers import PreTrainedTokenizerFast
 
 import molcmim
-from molcmim import checkpoint, files, folders, similarity, spelling
+from molcmim import checkpoint, folders, similarity, spelling
+from molcmim.atomic import atomic_folder
 from molcmim.checkpoint import CONFIG, WEIGHTS
 from molcmim.config import MolCMIMConfig
 from molcmim.featurizer import SHOW_PROGRESS_FROM, as_rows
@@ -240,7 +241,7 @@ class PropertyModel:
         FileExistsError
             If `folder` exists and is something else.
         """
-        with files.atomic_folder(folder, RECORD, "fine-tuned model") as unfinished:
+        with atomic_folder(folder, RECORD, "fine-tuned model") as unfinished:
             model = self.networks[0].model
             model.config.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)

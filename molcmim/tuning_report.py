@@ -18,9 +18,10 @@ from jaxtyping import Float, Float64, Shaped
 from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
 
 from molcmim import calibration, datasets, plots
+from molcmim.atomic import atomic_path
 from molcmim.datasets import Audit, Split
 from molcmim.downstream import rmse
-from molcmim.files import atomic_path, read_chunks, with_own_error
+from molcmim.files import read_chunks, with_own_error
 from molcmim.finetune import Choices, finetune, judge
 from molcmim.tuned import SIMILARITY, PropertyModel, output_columns
 

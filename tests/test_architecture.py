@@ -14,6 +14,7 @@ import pytest
 # Rooms from the ground up: a room imports only from the floors below its own.
 FLOORS = (
     {
+        "atomic",
         "captured",
         "config",
         "contrastive",
@@ -29,6 +30,7 @@ FLOORS = (
     },
     {"calibration", "kernel_machine", "sdf", "search", "substructure", "tokenizer", "objectives", "encoder", "decoder"},
     {"files"},
+    {"embedding_files"},
     {"curves", "plots", "drawing", "properties"},
     {"data", "generation_plots", "model", "oracles", "reading"},
     {"prepare", "recipe", "checkpoint", "spelling", "optimizer", "moving_average", "decoding", "search_log"},

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from molcmim import checkpoint
 from molcmim.cli import app
-from molcmim.files import read_embeddings
+from molcmim.embedding_files import read_embeddings
 from molcmim.generation import interpolate, sample
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"

@@ -3,14 +3,11 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -201,77 +198,3 @@ def test_count_rows_without_a_last_newline_and_of_parquet(tmp_path: Path) -> Non
     assert files.count_rows(write(tmp_path / "empty.csv", "")) == 0
     pq.write_table(pa.table({"smiles": ["C"] * 7}), tmp_path / "m.parquet")
     assert files.count_rows(tmp_path / "m.parquet") == 7
-
-
-def test_atomic_path_replaces_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = tmp_path / "out.txt"
-    path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.atomic_path(path) as partial:
-        partial.write_text("half")
-        raise KeyboardInterrupt
-    assert path.read_text() == "old"
-    with files.atomic_path(path) as partial:
-        partial.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["out.txt"]
-    with (
-        pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"),
-        files.atomic_path(tmp_path / "nowhere" / "x"),
-    ):
-        pass
-
-
-@pytest.mark.parametrize("suffix", files.OUTPUT_SUFFIXES)
-def test_embeddings_come_back(tmp_path: Path, suffix: str) -> None:
-    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
-    x[3] = np.nan
-    rows = pa.table({"smiles": [s for s, _ in NAMED], "name": [n for _, n in NAMED]})
-    path = tmp_path / f"out{suffix}"
-    metadata = {"model": "molcmim-small"}
-    with files.embedding_writer(path, metadata) as put:
-        put(rows[:2], x[:2])
-        put(rows[2:], x[2:])
-    if suffix == ".parquet":
-        table = pq.read_table(path)
-        assert json.loads(table.schema.metadata[b"molcmim"]) == metadata
-        assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
-        got = np.stack(table["embedding"].to_numpy())
-        names = table["name"].to_pylist()
-    else:
-        assert json.loads(Path(f"{path}.json").read_text()) == metadata
-        if suffix == ".npy":
-            got, names = np.load(path), rows["name"].to_pylist()
-        else:
-            empty = {f"e{i}": [""] for i in range(3)}
-            delimiter = files.DELIMITERS[suffix[1:]]
-            frame = pd.read_csv(path, sep=delimiter, dtype=str, keep_default_na=False, na_values=empty)
-            assert frame.columns.tolist() == ["smiles", "name", "e0", "e1", "e2"]
-            got, names = frame[["e0", "e1", "e2"]].to_numpy(np.float32), frame["name"].tolist()
-    np.testing.assert_array_equal(got, x)
-    assert names == [n for _, n in NAMED]
-    assert len(os.listdir(tmp_path)) == (1 if suffix == ".parquet" else 2)
-
-
-@pytest.mark.parametrize("suffix", files.OUTPUT_SUFFIXES)
-def test_a_broken_run_leaves_no_embeddings(tmp_path: Path, suffix: str) -> None:
-    with pytest.raises(KeyboardInterrupt), files.embedding_writer(tmp_path / f"out{suffix}", {}) as put:
-        put(pa.table({"smiles": ["C"]}), np.zeros((1, 2), np.float32))
-        raise KeyboardInterrupt
-    assert os.listdir(tmp_path) == []
-
-
-def test_embeddings_that_are_none(tmp_path: Path) -> None:
-    for data in (b"", b"no"):
-        with pytest.raises(ValueError, match=r"m\.npy: not a sound \.npy file"):
-            files.read_embeddings(write(tmp_path / "m.npy", data))
-
-
-def test_embedding_writer_refuses(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"cannot write '.xlsx'; known suffixes are .parquet"):
-        files.embedding_writer(tmp_path / "out.xlsx", {}).__enter__()
-    with (
-        pytest.raises(ValueError, match="already has columns of the output's: e1"),
-        files.embedding_writer(tmp_path / "out.csv", {}) as put,
-    ):
-        put(pa.table({"smiles": ["C"], "e1": ["x"]}), np.zeros((1, 2), np.float32))
