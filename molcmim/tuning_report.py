@@ -15,7 +15,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float, Float64, Shaped
-from sklearn.metrics import accuracy_score, log_loss, mean_absolute_error, r2_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    log_loss,
+    matthews_corrcoef,
+    mean_absolute_error,
+    r2_score,
+    roc_auc_score,
+)
 
 from molcmim import calibration, datasets, plots
 from molcmim.atomic import atomic_path
@@ -199,10 +207,15 @@ def _metrics(
     elif model.task.kind == "binary":
         p = outputs[known, i]
         found |= {"accuracy": accuracy_score(y, p > 0.5), "log_loss": log_loss(y, p, labels=[0, 1])}
-        found["roc_auc"] = roc_auc_score(y, p) if len(np.unique(y)) == 2 else float("nan")
+        # of a rare class accuracy says little: nine of ten right is what "never" says of one in ten
+        both = len(np.unique(y)) == 2
+        found["roc_auc"] = roc_auc_score(y, p) if both else float("nan")
+        found["average_precision"] = average_precision_score(y, p) if both else float("nan")
+        found["mcc"] = matthews_corrcoef(y, p > 0.5) if both else float("nan")
     else:
         p = outputs[known]
         found |= {"accuracy": accuracy_score(y, p.argmax(1)), "log_loss": log_loss(y, p, labels=range(p.shape[1]))}
+        found["mcc"] = matthews_corrcoef(y, p.argmax(1))
     return found
 
 

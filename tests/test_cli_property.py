@@ -229,7 +229,14 @@ def test_classes_by_scaffold(tiny_checkpoint: Path, tmp_path: Path) -> None:
         "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model",
     )  # fmt: skip
     assert run.exit_code == 0, run.output
-    assert "roc_auc" in run.stdout
+    found = pd.read_csv(tmp_path / "model" / "predictions.csv").query("part == 'train'")
+    said = pd.read_csv(tmp_path / "model" / "metrics.csv").set_index("part").loc["train"]
+    y, p = found["greasy"].to_numpy() == 1, found["greasy_probability"].to_numpy()
+    tp, fp, fn, tn = ((p > 0.5) & y).sum(), ((p > 0.5) & ~y).sum(), ((p <= 0.5) & y).sum(), ((p <= 0.5) & ~y).sum()
+    assert said["accuracy"] == pytest.approx((tp + tn) / len(y))
+    assert said["mcc"] == pytest.approx((tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    assert said["roc_auc"] == pytest.approx((p[y][:, None] > p[~y]).mean())  # no two are equal
+    assert said["average_precision"] == pytest.approx(np.mean([y[p >= own].mean() for own in p[y]]))
     assert not (tmp_path / "model" / "parity.png").exists()
     classifier = MolCMIMClassifier.load(tmp_path / "model", "cpu")
     assert classifier.predict_proba(SMILES).shape == (48, 2)
