@@ -170,15 +170,27 @@ def neighbours(
     """Find the molecules of a file that are nearest to a query in the latent space.
 
     `row` is the row of LIBRARY, counted from 0 (a header is none), whose other columns follow; `log_prob` is in nats.
+    A LIBRARY that `molcmim featurize` wrote as .parquet, mean embeddings of the same checkpoint, is not embedded again.
     """
     import pyarrow as pa
 
     from molcmim import files, generation
+    from molcmim.checkpoint import read_record, resolve
+    from molcmim.embedding_files import read_embeddings, read_metadata
 
+    known, embeddings, left_out = read_metadata(library), None, set()
+    if known.get("embedding") == "mean":
+        if known["weights_sha256"] == read_record(resolve(checkpoint))["weights_sha256"]:
+            embeddings, left_out = read_embeddings(library), {"embedding", "error"}
+        else:
+            typer.echo(f"the embeddings in {library} are of another checkpoint; it is embedded anew", err=True)
     chunks = list(files.read_chunks(library, column))
     molecules = [molecule for chunk in chunks for molecule in chunk.smiles]
-    frame = generation.neighbours(query, molecules, k, on_error="skip", checkpoint=checkpoint, device=device)
-    others = pa.concat_tables([chunk.table.drop_columns([chunk.column]) for chunk in chunks])
+    frame = generation.neighbours(
+        query, molecules, k, embeddings=embeddings, on_error="skip", checkpoint=checkpoint, device=device
+    )
+    others = pa.concat_tables([chunk.table for chunk in chunks])
+    others = others.select([name for name in others.column_names if name not in {chunks[0].column, *left_out}])
     for name, values in others.take(frame["row"].to_numpy()).to_pydict().items():
         frame[f"library_{name}" if name in frame else name] = values
     _deliver(frame, output, picture)

@@ -85,6 +85,17 @@ def read_embeddings(path: str | os.PathLike[str]) -> Float32[np.ndarray, "n d"]:
     return X.astype(np.float32)
 
 
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read what :func:`embedding_writer` wrote of a .parquet file's embeddings; empty for any other file."""
+    try:
+        if Path(path).suffix.lower() == ".parquet":
+            found = json.loads((pyarrow.parquet.read_schema(path).metadata or {}).get(b"molcmim", b"{}"))
+            return found if isinstance(found, dict) else {}
+    except (pa.ArrowException, ValueError):
+        pass
+    return {}
+
+
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".npy")
 
 

@@ -327,6 +327,7 @@ def neighbours(
     library: Any,
     k: int = 10,
     *,
+    embeddings: Float[np.ndarray, "n z"] | None = None,
     on_error: str = "raise",
     checkpoint: Checkpoint = "molcmim-small",
     device: Device = None,
@@ -341,6 +342,9 @@ def neighbours(
         Where.
     k : int
         How many; all, if the library has fewer.
+    embeddings : ndarray of shape (n, z), optional
+        Mean embeddings of the library by this checkpoint, if there are any; NaN where there is none. Then it need not
+        be encoded, and a molecule without an embedding counts as one that cannot be.
     on_error : {"raise", "skip"}
         What to do about molecules of the library that cannot be encoded: raise a MoleculeError that names them, or
         leave them out; ``attrs["skipped"]`` counts them.
@@ -357,28 +361,37 @@ def neighbours(
     MoleculeError
         If the query cannot be encoded.
     ValueError
-        If no molecule of the library can be encoded.
+        If no molecule of the library can be encoded, or `embeddings` have another shape.
     """
     _at_least(1, k=k)
     space = Space(checkpoint, device)
     sought = space.encode([query])
     good_rows([query], sought.reasons, "raise")
     rows = as_rows(library)
-    codes = space.encode(rows)
-    if all(codes.reasons):
+    if embeddings is None:
+        _, reasons, mu = space.encode(rows)
+    else:
+        mu = np.asarray(embeddings, np.float32)
+        if mu.shape != (len(rows), space.dim):
+            raise ValueError(f"embeddings have shape {mu.shape}; expected {(len(rows), space.dim)}")
+        reasons = [None if finite else "no embedding" for finite in np.isfinite(mu).all(axis=1)]
+    if all(reasons):
         raise ValueError(
             f"the library has {len(rows):,} rows, and no molecule that can be encoded; the first: "
-            f"{codes.reasons[0] if rows else 'none'}"
+            f"{reasons[0] if rows else 'none'}"
         )
-    good = good_rows(rows, codes.reasons, on_error, ("raise", "skip"))
-    X, z = codes.mu[good], sought.mu[0]
+    good = good_rows(rows, reasons, on_error, ("raise", "skip"))
+    X, z = mu[good], sought.mu[0]
     cosine = X @ z / np.maximum(np.linalg.norm(X, axis=1) * np.linalg.norm(z), 1e-12)
     nearest = np.argsort(-cosine, kind="stable")[:k]
-    canonical = [codes.smiles[row] for row in good[nearest]]
+    found = [rows[row] for row in good[nearest]]
+    written, why = smiles.canonicalize(found)
+    good_rows(found, why, "raise")
+    canonical = [text or "" for text in written]
     frame = pd.DataFrame(
         {
             "row": good[nearest],
-            "smiles": [rows[r] if isinstance(rows[r], str) else codes.smiles[r] for r in good[nearest]],
+            "smiles": [row if isinstance(row, str) else text for row, text in zip(found, canonical, strict=True)],
             "valid": True,
             "canonical": canonical,
             "cosine": cosine[nearest],

@@ -61,7 +61,7 @@ def test_command_interpolate_draws_a_strip(folder, tmp_path):
     assert png_size(tmp_path / "i.png") == (4 * 260, 220)
 
 
-def test_commands_on_files(folder, tmp_path):
+def test_commands_on_files(folder, tmp_path, monkeypatch):
     table = tmp_path / "molecules.csv"
     table.write_text("name,smiles\nethanol,OCC\nbroken,C1CC\nbenzene,c1ccccc1\n")
     done = run("reconstruct", table, "-o", tmp_path / "r.csv", "--no-picture", "--checkpoint", folder)
@@ -87,6 +87,15 @@ def test_commands_on_files(folder, tmp_path):
     assert (found["row"].tolist(), found["name"].tolist()) == ([0, 2], ["ethanol", "benzene"])
     assert "3 rows, 1 of them bad and left out" in done.stderr
     assert png_size(tmp_path / "n.png") == (3 * 260, 220)
+    run("neighbours", "CCO", tmp_path / "e.parquet", "-o", tmp_path / "m.csv", "--checkpoint", folder)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "m.csv"), found, atol=1e-5)
+    with monkeypatch.context() as patch:  # with other numbers in their place, these are believed
+        patch.setattr("molcmim.embedding_files.read_embeddings", lambda path: np.full((3, 32), [[1], [np.nan], [2]]))
+        done = run("neighbours", "CCO", tmp_path / "e.parquet", "-o", tmp_path / "m.csv", "--checkpoint", folder)
+        assert done.exit_code == 0, done.output
+    assert pd.read_csv(tmp_path / "m.csv")["cosine"].nunique() == 1
+    done = run("neighbours", "CCO", tmp_path / "e.parquet", "--checkpoint", "molcmim-small")
+    assert "are of another checkpoint; it is embedded anew" in done.stderr
 
 
 def test_files_without_codes_are_refused(tmp_path):

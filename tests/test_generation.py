@@ -426,6 +426,22 @@ def test_neighbours_are_those_of_brute_force(model):
     assert len(neighbours("CCO", FEW, 100, checkpoint=model)) == len(FEW)
 
 
+def test_neighbours_of_a_library_that_is_embedded_already(model, monkeypatch):
+    library = [*FEW, None, Chem.MolFromSmiles(ASPIRIN)]
+    expected = neighbours("CCO", library, 5, on_error="skip", checkpoint=model)
+    X = model.featurize(library, on_error="nan")
+    encoded, encode = [], Space.encode
+    monkeypatch.setattr(Space, "encode", lambda space, rows: encoded.append(len(rows)) or encode(space, rows))
+    found = neighbours("CCO", library, 5, embeddings=X, on_error="skip", checkpoint=model)
+    assert_frame_equal(found, expected, atol=1e-5)
+    assert found.attrs == expected.attrs
+    assert encoded == [1]  # the query
+    with pytest.raises(MoleculeError, match=rf"row\(s\) {len(FEW)}:\n.*no embedding"):
+        neighbours("CCO", library, embeddings=X, checkpoint=model)
+    with pytest.raises(ValueError, match=r"embeddings have shape \(2, 32\); expected \("):
+        neighbours("CCO", library, embeddings=X[:2], checkpoint=model)
+
+
 def test_neighbours_say_what_they_leave_out(model):
     library = ["C1CC", "CCO", None, "c1ccccc1"]
     frame = neighbours(Chem.MolFromSmiles("OCC"), library, on_error="skip", checkpoint=model)
