@@ -150,3 +150,15 @@ def known() -> Featurizer:
     tokenizer = load_tokenizer("smiles")
     network.config.vocab_hash = vocab_hash(tokenizer)
     return Featurizer(network, tokenizer)
+
+
+@torch.no_grad()
+def chain_rule(network, z, ids):
+    """Log p(x|z) of one sequence, token by token, each from its own uncached pass."""
+    total = 0.0
+    for i in range(1, len(ids)):
+        logits = network.decoder.to_vocabulary(network.decoder(ids[None, :i], z[None])[0, -1])
+        total += logits.log_softmax(-1)[ids[i]].item()
+        if ids[i] == 2:
+            break
+    return total
