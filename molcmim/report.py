@@ -183,10 +183,12 @@ def markdown(results: pd.DataFrame, summary: pd.DataFrame, notes: Sequence[str])
         lines.append([label, model_head, *cells])
     for title, ours in (("ours", True), ("baselines", False)):
         if ((results["model"] != "") == ours).any():
-            chosen = [_at(choose(results, ours), place) for place in places]
+            one, several = choose(results, ours), average(results, ours)
+            chosen = [_at(one, place) for place in places]
             cells = [f"{_cell(_average(found))}: {_names(found)}" if len(found) else "" for found in chosen]
-            averaged = [_at(average(results, ours), place) for place in places]
-            means = [_cell(_average(found)) if len(found) else "" for found in averaged]
+            means = [
+                _cell(_average(found)) if len(found) else "" for found in (_at(several, place) for place in places)
+            ]
             lines += [[f"*{title}, chosen by valid RMSE*", "", *cells], [f"*{title}, {MEAN}*", "", *means]]
     of_mean = [_value(column[place].iloc[0], "rmse_of_mean", "sd_of_mean") for place in places]
     lines.append(["*the train part's mean*", "", *of_mean])
@@ -230,6 +232,8 @@ def _comparison(results: pd.DataFrame, places: Sequence[tuple[str, str]]) -> lis
             difference, name, both = rivals[0]
             spread, relative = _spread(both), ours["test_rmse_over_sd"].mean()
             lines.append([" ".join(place), how, f"{difference:+.3f} {spread}", name, f"{relative:.3f}", said])
+    if len(lines) == 1:
+        return []
     explained = (
         f"Ours, chosen by valid RMSE, and the {MEAN}, against each baseline, a choice among them and "
         "their mean, on the same splits: difference of test RMSE ± sd over seeds, or its 95 % interval (paired "

@@ -6,6 +6,7 @@ Beside the model the folder holds ``predictions.csv`` (the table as it was, with
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
@@ -34,6 +35,8 @@ from molcmim.finetune import Choices, finetune, judge
 from molcmim.tuned import SIMILARITY, PropertyModel, output_columns
 
 PARTS = ("train", "valid", "test")
+NEAR = (0.0, 0.4, 0.6, 1.0)
+"""Bounds of train_similarity between which the test part's errors are told apart."""
 
 
 class Report:
@@ -148,12 +151,13 @@ def finetune_table(
         predictions.loc[rows[inside], "part"] = part
     for i, name in enumerate(model.columns):
         predictions.loc[rows, name] = outputs[:, i]
-    predictions.loc[rows, SIMILARITY] = model.train_similarity(spelled)
+    near = model.train_similarity(spelled)
+    predictions.loc[rows, SIMILARITY] = near
     predictions["error"] = reasons
     metrics = pd.DataFrame(
         {"target": target, "part": part, **_metrics(model, values[inside], outputs[inside], i)}
         for i, target in enumerate(targets)
-        for part, inside in zip(PARTS, parts, strict=True)
+        for part, inside in [*zip(PARTS, parts, strict=True), *_by_similarity(parts.test, near)]
     )
     with atomic_path(folder / "predictions.csv") as partial:
         predictions.to_csv(partial, index=False)
@@ -186,6 +190,18 @@ def _label(text: str) -> int | float | str:
     except ValueError:
         return text
     return int(value) if value.is_integer() else value
+
+
+def _by_similarity(
+    test: Int64[np.ndarray, " n_test"], near: Float64[np.ndarray, " n"]
+) -> list[tuple[str, Int64[np.ndarray, " _"]]]:
+    """Cut the test part by how similar its molecules are to the train part; what is empty is left out."""
+    found = []
+    for low, high in itertools.pairwise(NEAR):
+        inside = test[(near[test] >= low) & ((near[test] < high) | (high == NEAR[-1]))]
+        if len(inside):
+            found.append((f"test, {SIMILARITY} {low:g} to {high:g}", inside))
+    return found
 
 
 def _metrics(

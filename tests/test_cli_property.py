@@ -16,7 +16,7 @@ from rdkit.Chem import Crippen
 from stores import MOLECULES
 from typer.testing import CliRunner
 
-from molcmim import bulk
+from molcmim import bulk, tuning_report
 from molcmim.cli import app
 from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
 from molcmim.smiles import similarities
@@ -78,11 +78,28 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     assert metrics.loc[("double", "test"), "n"] == len(test)
     rmse = np.sqrt(((test["double"] - test["double_predicted"]) ** 2).mean())
     assert metrics.loc[("double", "test"), "rmse"] == pytest.approx(rmse, rel=1e-4)
+    by_similarity = metrics.loc["double"].filter(like="test, train_similarity", axis=0)
+    assert by_similarity["n"].sum() == len(test)
+    assert (by_similarity["n"] * by_similarity["rmse"] ** 2).sum() == pytest.approx(rmse**2 * len(test), rel=1e-4)
+    closest = test[test["train_similarity"] >= 0.6]
+    assert by_similarity["n"].get("test, train_similarity 0.6 to 1", 0) == len(closest)
     facts = json.loads((model / "finetuned.json").read_text())
     assert facts["training"]["table"] == {
         "file": "data.csv", "split": "random", "seed": 0, "rows": 48, "left_out": 3
     }  # fmt: skip
     assert facts["training"]["rows"] == {"train": 36, "valid": 4}
+
+
+def test_the_test_part_is_cut_by_similarity() -> None:
+    near = np.array([0.0, 0.39, 1.0, 0.4, 0.6, 0.5, 1.0, 0.2])
+    found = tuning_report._by_similarity(np.array([7, 2, 3, 4, 1]), near)
+    assert [name for name, _ in found] == [
+        f"test, train_similarity {cut}" for cut in ("0 to 0.4", "0.4 to 0.6", "0.6 to 1")
+    ]
+    assert [rows.tolist() for _, rows in found] == [[7, 1], [3], [2, 4]]
+    assert [name for name, _ in tuning_report._by_similarity(np.array([5]), near)] == [
+        "test, train_similarity 0.4 to 0.6"
+    ]
 
 
 def test_estimators_open_the_same_folder(folder: Path) -> None:
