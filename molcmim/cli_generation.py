@@ -233,7 +233,7 @@ def optimize(
     """Search for molecules near seeds that score better, all seeds side by side.
 
     Beside OUTPUT lie all evaluations, as .log.parquet, from which the same command goes on where a killed one stopped,
-    and the trajectory, as .trajectory.png.
+    and one with more --calls, or another --target, takes the scores; and the trajectory, as .trajectory.png.
     """
     from molcmim import generation, generation_plots
 

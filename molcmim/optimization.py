@@ -114,7 +114,9 @@ def optimize(
     max_draws : int, optional
         Codes after which no more are decoded for a seed, which takes whole generations of `codes`; default 10 `calls`.
     log : path, optional
-        Parquet file of every code that was decoded. If there is one of the same call, it is gone on with.
+        Parquet file of every code that was decoded. If there is one of the same call, it is gone on with; one of a
+        call with other `calls`, `max_draws` or `target` gives its scores, so that a larger budget asks only for new
+        ones.
     progress : bool, optional
         Show a bar with the best score so far; default: if standard error is a terminal.
 
@@ -219,7 +221,7 @@ def optimize(
             best = [run.best for run in runs if run.best > -math.inf]
             if best:
                 bar.set_postfix_str(f"best {max(best):.4g}, mean of {len(runs)} seeds {np.mean(best):.4g}")
-    return _evaluations(record, scorer, runs, settings, asked_for, space.featurizer.name)
+    return _evaluations(record, runs, settings, asked_for, space.featurizer.name)
 
 
 def best(evaluations: pd.DataFrame, k: int = 1) -> pd.DataFrame:
@@ -327,7 +329,6 @@ def _digest(space: Space) -> str:
 
 def _evaluations(
     record: SearchLog,
-    scorer: Scorer,
     runs: list[_Run],
     settings: dict[str, Any],
     asked_for: Substructures,
@@ -344,6 +345,7 @@ def _evaluations(
         asked_for.fit([text if isinstance(text, str) else None for text in drawn["canonical"]]), drawn.index
     )
     parts = record.names if len(record.names) > 1 else []
+    scored = {molecule: score for run in runs for molecule, score in run.seen.items()}
     result = pd.DataFrame(
         {
             **{
@@ -363,8 +365,8 @@ def _evaluations(
         "dissimilar": int((~invalid & ~near).sum()),
         "excluded": int((~invalid & near & ~fit).sum()),
         "repeated": int((near & fit & drawn["call"].isna()).sum()),
-        "scored": len(scorer.known),
-        "failed": sum(score.error is not None for score in scorer.known.values()),
+        "scored": len(scored),
+        "failed": sum(score.error is not None for score in scored.values()),
         "restarts": sum(run.search.restarts for run in runs),
     }
     return result

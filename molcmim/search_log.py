@@ -26,6 +26,10 @@ DRAWN = pa.schema([("generation", pa.int32()), ("row", pa.int32()), ("seed", pa.
                    ("error", pa.string())])  # fmt: skip
 Seen = Sequence[Mapping[str, Score]]
 """What counts as an oracle call of each seed, in order."""
+BUDGET = {"calls", "max_draws", "target"}
+"""Settings that say when a search ends: a log of another budget gives its scores, not its codes."""
+MET_BEFORE = -1
+"""Generation, and row, of a score that was taken from such a log and that no seed has come upon again yet."""
 
 
 class SearchLog:
@@ -50,29 +54,33 @@ class SearchLog:
         self.schema = pa.schema([*DRAWN, *scored], {"molcmim": json.dumps(self.settings)})
         self.tables: list[pa.Table] = []
         self.generations: dict[int, pa.Table] = {}
+        self.scorer = scorer
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
         if path is not None and path.exists():
-            self._load(path, scorer)
+            self._load(path)
 
-    def _load(self, path: Path, scorer: Scorer) -> None:
+    def _load(self, path: Path) -> None:
         try:
             whole = pyarrow.parquet.read_table(path)
             held = json.loads(whole.schema.metadata[b"molcmim"])
         except (pa.ArrowException, KeyError, TypeError) as error:
             raise ValueError(f"{path}: no log of an optimisation; give another name") from error
-        differ = [name for name in self.settings if held.get(name) != self.settings[name]]
-        if differ:
+        differ = {name for name in self.settings if held.get(name) != self.settings[name]}
+        if foreign := [name for name in self.settings if name in differ - BUDGET]:
             raise ValueError(
-                f"{path} is the log of another run: {', '.join(differ)} differ; give another name, or replace it by "
+                f"{path} is the log of another run: {', '.join(foreign)} differ; give another name, or replace it by "
                 "--restart"
             )
-        scored = whole.filter(pa.compute.is_valid(whole["call"]))
+        scored = whole.filter(pa.compute.or_(whole["score"].is_valid(), whole["score_error"].is_valid()))
         if scored["score"].null_count == len(scored):
             return  # the oracle failed for everything: it is asked again, from the first
         for row in scored.to_pylist():
             parts = tuple(row[f"objective {name}"] for name in self.names)
-            scorer.known[row["canonical"]] = Score(parts, row["score"], row["score_error"])
+            self.scorer.known[row["canonical"]] = Score(parts, row["score"], row["score_error"])
+        if differ:
+            return
+        whole = whole.filter(pa.compute.greater_equal(whole["generation"], 0))
         ends = np.flatnonzero(np.diff(whole["generation"].to_numpy(), append=-1)) + 1
         for start, end in zip([0, *ends], ends, strict=False):
             table = whole.slice(start, end - start).select(DRAWN.names)
@@ -108,6 +116,18 @@ class SearchLog:
         """Write the file, but not while what it holds is gone through again."""
         if self.path is not None and len(self.tables) >= len(self.generations):
             table = pa.Table.from_pandas(self.frame(seen), self.schema, preserve_index=False)
+            table = pa.concat_tables([table, self._met_before(seen)])
             with atomic_path(self.path) as partial:
                 pyarrow.parquet.write_table(table.replace_schema_metadata(self.schema.metadata), partial)
         self.saved = time.monotonic()
+
+    def _met_before(self, seen: Seen) -> pa.Table:
+        """Scores that would be lost if only what this run has seen were written."""
+        again = set().union(*seen)
+        rows = [
+            {"generation": MET_BEFORE, "row": MET_BEFORE, "canonical": molecule, "score": score.total,
+             **{f"objective {name}": part for name, part in zip(self.names, score.parts, strict=True)},
+             "score_error": score.error}
+            for molecule, score in self.scorer.known.items() if molecule not in again
+        ]  # fmt: skip
+        return pa.Table.from_pylist(rows, self.schema)

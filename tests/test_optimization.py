@@ -295,7 +295,7 @@ def test_the_log_of_another_run_is_not_taken(run, tmp_path) -> None:
     path = tmp_path / "log.parquet"
     run(log=path)
     held = path.read_bytes()
-    message = r"log.parquet is the log of another run: calls, max_draws, random_state differ; give"
+    message = r"log.parquet is the log of another run: random_state differ; give"
     with pytest.raises(ValueError, match=message):
         run(log=path, calls=50, random_state=3)
     with pytest.raises(ValueError, match="log of another run: weights differ"):
@@ -306,6 +306,37 @@ def test_the_log_of_another_run_is_not_taken(run, tmp_path) -> None:
         run(log=path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         run(log=tmp_path / "nowhere" / "log.parquet")
+
+
+@pytest.mark.parametrize("options", [{"calls": 70}, {"calls": 70, "max_draws": 2000}, {"calls": 20}, {"target": 2.0}])
+def test_another_budget_asks_only_for_what_has_no_score(run, tmp_path, options) -> None:
+    path, first, second = tmp_path / "log.parquet", Counted(), Counted()
+    run(oracle=first, log=path, codes=8)
+    other = run(oracle=second, log=path, codes=8, **options)
+    whole = run(codes=8, **options)
+    assert_frame_equal(other, whole)
+    assert other.attrs == whole.attrs
+    assert not set(first.asked) & set(second.asked)
+    held = pq.read_table(path).to_pandas()
+    met_before = held["generation"] == -1
+    assert set(held["canonical"][met_before | held["call"].notna()]) == {*first.asked, *second.asked}
+    assert set(held["canonical"][met_before]) == set(first.asked) - set(whole["canonical"])
+    third = Counted()
+    assert_frame_equal(run(oracle=third, log=path, codes=8, **options), whole)
+    assert not third.asked
+
+
+def test_a_larger_budget_that_breaks_loses_no_score(run, tmp_path) -> None:
+    path, first = tmp_path / "log.parquet", Counted()
+    run(oracle=first, log=path, codes=8)
+
+    def breaking(molecules):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(oracle=breaking, log=path, codes=8, calls=70)
+    held = pq.read_table(path).to_pandas()
+    assert set(first.asked) == set(held["canonical"][held["score"].notna()])
 
 
 def test_what_was_done_is_kept_when_the_oracle_breaks(run, tmp_path) -> None:
