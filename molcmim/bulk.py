@@ -69,6 +69,8 @@ class Work(NamedTuple):
     """Whether `compute` runs on the CPU."""
     settings: Mapping[str, Any]
     """What the numbers depend on beside the input; kept with the output."""
+    label: Callable[[np.ndarray], Mapping[str, pa.Array]] = lambda _: {}
+    """Columns that say in words what the numbers mean, by name; always the same, of the same types."""
 
 
 def featurize_file(
@@ -165,7 +167,8 @@ def predict_file(
     ----------
     model
         Folder that ``molcmim finetune`` or an estimator's `save` wrote. The output's columns are its
-        :attr:`molcmim.tuned.PropertyModel.columns`, and ``train_similarity``.
+        :attr:`molcmim.tuned.PropertyModel.columns`, and ``train_similarity``; of classes also the most probable
+        labels.
     input, output, column, format, chunk_rows, workers, device, restart, progress
         As for :func:`featurize_file`, which also says what is raised.
     """
@@ -181,6 +184,13 @@ def predict_file(
     def compute(spelled: Spelled) -> Float32[np.ndarray, "n _"]:
         return np.c_[loaded.outputs(spelled), loaded.train_similarity(spelled)].astype(np.float32)
 
+    names = tuned.label_columns(loaded.task.kind, loaded.task.targets)
+    kind = pa.array(loaded.task.classes or [0, 1]).type
+
+    def label(X: np.ndarray) -> dict[str, pa.Array]:
+        labels = loaded.labels(X[:, : len(loaded.columns)])
+        return {name: pa.array(column, kind) for name, column in zip(names, labels.T, strict=True)}
+
     work = Work(
         loaded.speller().read,
         compute,
@@ -188,6 +198,7 @@ def predict_file(
         columns,
         next(loaded.networks[0].parameters()).device.type == "cpu",
         settings,
+        label,
     )
     return work_through(
         input, output, work, column=column, format=format, chunk_rows=chunk_rows, workers=workers, restart=restart,
@@ -260,7 +271,7 @@ def work_through(
             for _, judged in ordered_map(work.read, to_do(), workers):
                 shard, table = waiting.popleft()
                 X = work.compute(judged)
-                _write_shard(shard, table, judged.reasons, X)
+                _write_shard(shard, table, judged.reasons, work.label(X), X)
                 bar.update(len(X))
         return _merge(shards, output, settings, work.columns)
 
@@ -327,7 +338,8 @@ def _agree(folder: Path, settings: Mapping[str, Any]) -> None:
 def _check_columns(schema: pa.Schema, output: Path, work: Work) -> None:
     suffix, columns = output.suffix.lower(), schema.names
     embedding = ["embedding"] if suffix == ".parquet" else [f"e{i}" for i in range(work.width)]
-    taken = [] if suffix == ".npy" else sorted({ERROR, *(work.columns or embedding)} & set(columns))
+    added = {ERROR, *work.label(np.zeros((0, work.width), np.float32)), *(work.columns or embedding)}
+    taken = [] if suffix == ".npy" else sorted(added & set(columns))
     if taken:
         raise ValueError(f"the input has columns that the output adds: {', '.join(taken)}; rename them first")
     lists = [field.name for field in schema if pa.types.is_nested(field.type)]
@@ -335,9 +347,13 @@ def _check_columns(schema: pa.Schema, output: Path, work: Work) -> None:
         raise ValueError(f"{output}: {suffix} has no room for the input's lists, {', '.join(lists)}; write .parquet")
 
 
-def _write_shard(shard: Path, table: pa.Table, reasons: list[str | None], X: np.ndarray) -> None:
-    """Write a chunk's rows with two more columns, the last: reasons and embeddings."""
+def _write_shard(
+    shard: Path, table: pa.Table, reasons: list[str | None], labels: Mapping[str, pa.Array], X: np.ndarray
+) -> None:
+    """Write a chunk's rows with more columns: reasons, labels and, the last, embeddings."""
     table = table.append_column(ERROR, pa.array(reasons, pa.string()))
+    for name, column in labels.items():
+        table = table.append_column(name, column)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), X.shape[1])
     table = table.append_column("embedding", embedding)
     with (
@@ -349,7 +365,7 @@ def _write_shard(shard: Path, table: pa.Table, reasons: list[str | None], X: np.
 
 
 def _read_shard(shard: Path) -> tuple[pa.Table, np.ndarray]:
-    """Rows, reasons in the last column, and embeddings."""
+    """Rows, with reasons and labels, and embeddings."""
     with pa.memory_map(str(shard)) as file:
         table = pa.ipc.open_file(file).read_all()
     *rows, last = range(table.num_columns)
@@ -363,7 +379,7 @@ def _merge(shards: list[Path], output: Path, settings: Mapping[str, Any], column
     errors: dict[int, str] = {}
     for shard in shards:
         table, _ = _read_shard(shard)
-        reasons = table.column(table.num_columns - 1)
+        reasons = table.column(ERROR)
         if reasons.null_count < len(reasons):
             errors |= {rows + i: reason for i, reason in enumerate(reasons.to_pylist()) if reason}
         rows += len(table)

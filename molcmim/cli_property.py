@@ -34,7 +34,13 @@ def finetune(
     data: Annotated[str, typer.Argument(help="Molecules and measured values: .csv, .tsv, .sdf (.gz), .parquet.")],
     target: Annotated[list[str], typer.Option(help="Column to predict; may be given several times.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model and its report.")],
-    split: Annotated[str, typer.Option(help="random or scaffold: 80 % train, 10 % valid, 10 % test.")] = "random",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="80 % train, 10 % valid, 10 % test: random, scaffold, or stratified, by the target: as many of each "
+            "class, or of each range of values, as their shares allow."
+        ),
+    ] = "random",
     split_column: Annotated[
         str | None, typer.Option(help="Column that says train, valid or test of each row, instead of --split.")
     ] = None,

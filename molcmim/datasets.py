@@ -271,20 +271,24 @@ class Split(NamedTuple):
     """What is reported."""
 
 
-def split(data: pd.DataFrame, method: str = "random", seed: int = 0) -> Split:
+def split(data: pd.DataFrame, method: str = "random", seed: int = 0, target: str = "y") -> Split:
     """Split a data set 80/10/10.
 
     Parameters
     ----------
     data
         With a column ``smiles``.
-    method : {"random", "scaffold"}
+    method : {"random", "scaffold", "stratified"}
         ``random``: numpy's ``RandomState(seed).permutation(n)``, cut at int(0.8 n) and int(0.9 n).
         ``scaffold``: molecules of one Bemis-Murcko scaffold (J. Med. Chem. 1996, 39, 2887; no chirality) stay
         together, the largest sets fill train, then valid, then test: what DeepChem's ScaffoldSplitter does.
         All acyclic molecules are one such set.
+        ``stratified``: of each ten rows of one class, or next to each other in value, one is drawn for valid and one
+        for test; classes are what `target` holds if it holds no floats.
     seed
-        Of ``random``; ``scaffold`` has none.
+        Of ``random`` and ``stratified``; ``scaffold`` has none.
+    target
+        Column that ``stratified`` goes by.
 
     Returns
     -------
@@ -304,8 +308,10 @@ def split(data: pd.DataFrame, method: str = "random", seed: int = 0) -> Split:
         parts = [order[: int(0.8 * n)], order[int(0.8 * n) : int(0.9 * n)], order[int(0.9 * n) :]]
     elif method == "scaffold":
         parts = _scaffold_parts(list(data["smiles"]))
+    elif method == "stratified":
+        parts = _stratified_parts(data[target], seed)
     else:
-        raise ValueError(f"unknown split {method!r}; known are random, scaffold")
+        raise ValueError(f"unknown split {method!r}; known are random, scaffold, stratified")
     found = Split(*(np.asarray(part, np.int64) for part in parts))
     if not all(len(part) for part in found):
         sizes = ", ".join(f"{part} {len(rows)}" for part, rows in found._asdict().items())
@@ -360,6 +366,21 @@ def _scaffold_parts(molecules: list[Any]) -> list[list[int]]:
         else:
             parts[2] += rows
     return parts
+
+
+def _stratified_parts(y: pd.Series, seed: int) -> list[list[int]]:
+    draw = np.random.RandomState(seed)
+    order = draw.permutation(len(y))
+    order = order[np.argsort(y.to_numpy()[order], kind="stable")] if y.dtype.kind == "f" else order
+    strata = np.zeros(len(y), int) if y.dtype.kind == "f" else pd.factorize(y)[0]
+    parts: list[list[int]] = [[], [], []]
+    for stratum in np.unique(strata):
+        rows = order[strata[order] == stratum]
+        tens = -(-len(rows) // 10)
+        place = np.concatenate([draw.permutation(10) for _ in range(tens)])[: len(rows)]
+        for part, inside in zip(parts, (place > 1, place == 0, place == 1), strict=True):
+            part += rows[inside].tolist()
+    return [sorted(part) for part in parts]
 
 
 def _canonical(molecules: Sequence[object]) -> list[str]:

@@ -40,7 +40,7 @@ from molcmim.reading import Reader
 from molcmim.recipe import typed
 from molcmim.spelling import Speller
 from molcmim.tokenizer import Codec, load_tokenizer
-from molcmim.tuned import TASKS, PropertyModel, Task, refuse_bad
+from molcmim.tuned import NO_YES, TASKS, PropertyModel, Task, refuse_bad
 from molcmim.warm_start import Labelled, Problem, closed_form, linear_start, loss_of, masked_loss, regressed, tensors
 
 POOL = 8
@@ -273,7 +273,7 @@ def finetune(
     kind : {"regression", "binary", "multiclass"}
         "multiclass" has one target.
     targets, classes
-        Names of the targets, and labels of the classes in the order of their numbers.
+        Names of the targets, and labels of the classes in the order of their numbers (of several targets: 0 and 1).
     weights
         Of the rows.
     choices : Choices
@@ -294,6 +294,8 @@ def finetune(
     choices = choices or Choices()
     if kind not in TASKS:
         raise ValueError(f"kind must be one of {', '.join(TASKS)}, got {kind!r}")
+    if len(targets) > 1 and kind == "binary" and list(classes) not in NO_YES:
+        raise ValueError(f"the classes of several targets are 0 and 1, got {', '.join(map(str, classes))}")
     device = checkpoint.device_of(device)
     y, held_out = _checked(values, len(targets), "values"), _checked(valid[1], len(targets), "valid")
     if np.isnan(held_out).all():

@@ -220,11 +220,12 @@ class MolCMIMRegressor(RegressorMixin, _Property):
             If molecules cannot be read; names all of them. A ValueError, as are wrong settings and shapes.
         """
         values = _numbers(y, "y")
-        self.one_d_ = np.ndim(y) == 1
+        one_d = np.ndim(y) == 1
         self.targets_ = names(y, values.shape[1])
         if valid is not None:
             valid = column(valid[0], type(self).__name__), _numbers(valid[1], "the values of valid")
         self._finetune(X, values, sample_weight, valid, "regression", ())
+        self.model_.training["one_d"] = one_d
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
@@ -245,7 +246,7 @@ class MolCMIMRegressor(RegressorMixin, _Property):
         """
         outputs = self._outputs(X)
         t = len(self.targets_)
-        shape = (len(outputs), t) if not getattr(self, "one_d_", t == 1) else (len(outputs),)
+        shape = (len(outputs),) if self.model_.training.get("one_d", t == 1) else (len(outputs), t)
         if not return_std:
             return outputs[:, :t].reshape(shape)
         if not self.model_.task.spread:
@@ -324,21 +325,16 @@ class MolCMIMClassifier(ClassifierMixin, _Property):
 
     def _probabilities(self, X: Any, on_error: str | None = None) -> Float64[np.ndarray, "n _"]:
         outputs = self._outputs(X, on_error)
-        one_question = self.model_.task.kind == "binary" and len(self.targets_) == 1
+        one_question = outputs.shape[1] == len(self.targets_) == 1  # 0 or 1; other labels have a column each
         return np.concatenate([1 - outputs, outputs], axis=1) if one_question else outputs
 
     def predict(self, X: Any) -> Any:
         """Most probable labels, (n,) or (n, t); None (of several targets: NaN) for bad molecules under "nan"."""
-        probabilities = self.predict_proba(X)
-        bad = np.isnan(probabilities).any(1)
+        labels = self.model_.labels(self._outputs(X))
+        bad = np.equal(labels, None).any()
         if len(self.targets_) > 1:
-            answers = self.classes_[(probabilities > 0.5).astype(int)]
-            return np.where(bad[:, None], np.nan, answers) if bad.any() else answers
-        labels = self.classes_[np.where(bad, 0, np.nan_to_num(probabilities).argmax(1))]
-        if bad.any():
-            labels = labels.astype(object)
-            labels[bad] = None
-        return labels
+            return labels.astype(np.float64 if bad else self.classes_.dtype)
+        return labels[:, 0] if bad else labels[:, 0].astype(self.classes_.dtype)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy over the known labels of y, averaged over targets; MoleculeError for what cannot be read.

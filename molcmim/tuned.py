@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float, Float64, Shaped, UInt8
 from transformers import PreTrainedTokenizerFast
 
 import molcmim
@@ -40,6 +40,8 @@ from molcmim.tokenizer import Codec, load_tokenizer, vocab_hash
 FORMAT_VERSION = 3
 RECORD = "finetuned.json"
 TASKS = ("regression", "binary", "multiclass")
+NO_YES: tuple[list[int], ...] = ([], [0, 1])
+"""Classes of "binary" whose one probability is that of yes; of any other two classes each has its own."""
 BITS = "train_bits"
 """Name of the fingerprints among the weights."""
 SIMILARITY = "train_similarity"
@@ -59,7 +61,7 @@ class Task:
     scale: list[float]
     """Standard deviation of each target over the train part; 1 for classes."""
     classes: list[Any] = field(default_factory=list)
-    """Labels in the order of their numbers; of "binary" with several targets: of all of them."""
+    """Labels in the order of their numbers; of several targets 0 and 1, or none."""
     embedding: str = "mean"
     """What the head reads."""
     waves: int = 1
@@ -85,10 +87,14 @@ def output_columns(kind: str, targets: Sequence[str], classes: Sequence[Any], sp
     """Names of predictions: of targets, or classes, and with `spread` of the uncertainties of an ensemble."""
     if kind == "regression":
         return [f"{target}_predicted" for target in targets] + [f"{target}_std" for target in targets if spread]
-    if kind == "binary":
-        of = "" if list(classes) in ([], [0, 1]) else f"_{classes[1]}"
-        return [f"{target}_probability{of}" for target in targets]
+    if kind == "binary" and list(classes) in NO_YES:
+        return [f"{target}_probability" for target in targets]
     return [f"{targets[0]}_probability_{label}" for label in classes]
+
+
+def label_columns(kind: str, targets: Sequence[str]) -> list[str]:
+    """Names of the most probable labels; numbers have none."""
+    return [] if kind == "regression" else [f"{target}_predicted" for target in targets]
 
 
 class PropertyModel:
@@ -189,6 +195,23 @@ class PropertyModel:
         aligned[good] = means[spelled.which[good]]
         return aligned
 
+    def labels(self, outputs: Float[np.ndarray, "n _"]) -> Shaped[np.ndarray, "n t"]:
+        """Most probable label of each target, by what :meth:`outputs` gave; None in rows of NaN, no column of numbers.
+
+        Returns
+        -------
+        ndarray of object, shape (n, t)
+            Their names are :func:`label_columns`.
+        """
+        if self.task.kind == "regression":
+            return np.empty((len(outputs), 0), object)
+        if self.task.kind == "binary" and self.task.classes in NO_YES:
+            found = np.array([0, 1], object)[(outputs > 0.5).astype(int)]
+        else:
+            found = np.array(self.task.classes, object)[outputs.argmax(1)[:, None]]
+        found[np.isnan(outputs).any(1)] = None
+        return found
+
     def train_similarity(self, spelled: Spelled) -> Float64[np.ndarray, " n"]:
         """Highest Tanimoto similarity to a molecule of the train part, by :func:`molcmim.similarity.highest`.
 
@@ -224,12 +247,13 @@ class PropertyModel:
             found.append(self._finished(self.kernel.predict(spelled.descriptors)))
         return np.stack(found)
 
-    def _finished(self, values: Float64[np.ndarray, "n o"]) -> Float64[np.ndarray, "n o"]:
+    def _finished(self, values: Float64[np.ndarray, "n o"]) -> Float64[np.ndarray, "n _"]:
         """In the targets' units, or as probabilities."""
         if self.task.kind == "regression":
             return np.array(self.task.center) + np.array(self.task.scale) * values
         if self.task.kind == "binary":
-            return 1 / (1 + np.exp(-values))
+            yes = 1 / (1 + np.exp(-values))
+            return yes if self.task.classes in NO_YES else np.concatenate([1 - yes, yes], axis=1)
         values = np.exp(values - values.max(1, keepdims=True))
         return values / values.sum(1, keepdims=True)
 

@@ -32,7 +32,7 @@ from molcmim.datasets import Audit, Split
 from molcmim.downstream import rmse
 from molcmim.files import read_chunks, with_own_error
 from molcmim.finetune import Choices, finetune, judge
-from molcmim.tuned import SIMILARITY, PropertyModel, output_columns
+from molcmim.tuned import SIMILARITY, PropertyModel, label_columns, output_columns
 
 PARTS = ("train", "valid", "test")
 NEAR = (0.0, 0.4, 0.6, 1.0)
@@ -90,7 +90,8 @@ def finetune_table(
     output
         Folder.
     split, seed
-        See :func:`molcmim.datasets.split`. The test part is looked at once, for the report.
+        See :func:`molcmim.datasets.split`; "stratified" goes by the target, of which there is one then. The test part
+        is looked at once, for the report.
     split_column
         Column that says of each row which part it is in, instead; see :func:`molcmim.datasets.split_by`.
     classify
@@ -120,13 +121,16 @@ def finetune_table(
     good = frame.iloc[rows].reset_index(drop=True)
     table = pa.concat_tables([chunk.table for chunk in chunks])
     if split_column is None:
-        parts, how = datasets.split(good, split, seed), split
+        if split == "stratified" and len(targets) > 1:
+            raise ValueError(f"a stratified split is by one target, not by {', '.join(targets)}; take another split")
+        parts, how = datasets.split(good, split, seed, targets[0]), split
     else:
         parts, how = datasets.split_by(table, split_column, rows, path), f"column {split_column}"
     kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
     predictions = with_own_error(table).to_pandas()
     spread = choices is not None and choices.ensemble > 1
-    added = {"part", *output_columns(kind, targets, classes, spread), SIMILARITY, "error"}
+    labels = label_columns(kind, targets)
+    added = {"part", *labels, *output_columns(kind, targets, classes, spread), SIMILARITY, "error"}
     if taken := [name for name in predictions if name in added]:
         raise ValueError(f"{path} has columns that the predictions add: {', '.join(taken)}; rename them first")
     good[list(targets)] = values
@@ -149,6 +153,8 @@ def finetune_table(
     predictions["part"] = pd.Series(dtype=object)
     for part, inside in zip(PARTS, parts, strict=True):
         predictions.loc[rows[inside], "part"] = part
+    for name, told in zip(labels, model.labels(outputs).T, strict=True):
+        predictions[name] = pd.Series(told, rows, object)
     for i, name in enumerate(model.columns):
         predictions.loc[rows, name] = outputs[:, i]
     near = model.train_similarity(spelled)
@@ -221,7 +227,7 @@ def _metrics(
             found["miscalibration_area"] = calibration.miscalibration_area(y, predicted, std)
             found["ence"] = calibration.normalized_error(y, predicted, std)
     elif model.task.kind == "binary":
-        p = outputs[known, i]
+        p = outputs[known, i if outputs.shape[1] == len(model.task.targets) else 1]
         found |= {"accuracy": accuracy_score(y, p > 0.5), "log_loss": log_loss(y, p, labels=[0, 1])}
         # of a rare class accuracy says little: nine of ten right is what "never" says of one in ten
         both = len(np.unique(y)) == 2

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 from rdkit.Chem import Crippen
+from sklearn.metrics import roc_auc_score
 from stores import MOLECULES
 from typer.testing import CliRunner
 
@@ -273,4 +274,47 @@ def test_labels_of_classes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert found["phase"][1:].tolist() == labels[1:]
     classifier = MolCMIMClassifier.load(tmp_path / "model", "cpu")
     assert classifier.classes_.tolist() == ["brine", "oil"]
-    np.testing.assert_allclose(classifier.predict_proba(SMILES[1:])[:, 1], found["phase_probability_oil"][1:])
+    both = found[["phase_probability_brine", "phase_probability_oil"]][1:]
+    np.testing.assert_allclose(classifier.predict_proba(SMILES[1:]), both)
+    assert found["phase_predicted"].isna().tolist() == [True] + [False] * 47
+    assert found["phase_predicted"][1:].tolist() == np.array(["brine", "oil"])[both.to_numpy().argmax(1)].tolist()
+    assert found["phase_predicted"][1:].tolist() == classifier.predict(SMILES[1:]).tolist()
+    train = found.query("part == 'train'")
+    said = pd.read_csv(tmp_path / "model" / "metrics.csv").set_index("part").loc["train"]
+    assert said["accuracy"] == pytest.approx((train["phase"] == train["phase_predicted"]).mean())
+    assert said["roc_auc"] == pytest.approx(roc_auc_score(train["phase"] == "oil", train["phase_probability_oil"]))
+
+
+@pytest.mark.parametrize("labels", [[0, 1], ["brine", "oil"]])
+def test_predict_names_classes(labels: list, tiny_checkpoint: Path, tmp_path: Path) -> None:
+    y = np.array(labels, object)[(np.array(LOGP) > 1.5).astype(int)]
+    model = MolCMIMClassifier(tiny_checkpoint, epochs=0, options={"waves": 16}).fit(SMILES, y)
+    model.save(tmp_path / "model")
+    pd.DataFrame({"smiles": ["C1CC", *SMILES]}).to_csv(tmp_path / "more.csv", index=False)
+    for output in (tmp_path / "out.csv", tmp_path / "out.parquet"):
+        run = command("predict", tmp_path / "model", tmp_path / "more.csv", "-o", output, "--chunk-rows", 1)
+        assert run.exit_code == 0, run.output
+        found = pd.read_csv(output) if output.suffix == ".csv" else pd.read_parquet(output)
+        assert pd.isna(found["y_predicted"][0])
+        assert found["y_predicted"][1:].tolist() == model.predict(SMILES).tolist()
+        columns = ["y_probability"] if labels == [0, 1] else ["y_probability_brine", "y_probability_oil"]
+        assert list(found) == ["smiles", "error", "y_predicted", *columns, "train_similarity"]
+        expected = model.predict_proba(SMILES)[:, -len(columns) :]
+        np.testing.assert_allclose(found[columns][1:], expected, rtol=1e-5)
+    run = command("predict", tmp_path / "model", tmp_path / "out.csv", "-o", tmp_path / "again.csv")
+    assert "columns that the output adds: " in run.output
+    assert "y_predicted" in run.output
+
+
+def test_a_stratified_split_is_by_one_target(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    rare = ["yes" if i % 5 == 0 else "no" for i in range(48)]
+    pd.DataFrame({"smiles": SMILES, "rare": rare, "logP": LOGP}).to_csv(tmp_path / "data.csv", index=False)
+    common = ["finetune", tmp_path / "data.csv", "--target", "rare", "--classify", "--split", "stratified",
+              "--epochs", 0, "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model"]  # fmt: skip
+    run = command(*common)
+    assert run.exit_code == 0, run.output
+    found = pd.read_csv(tmp_path / "model" / "predictions.csv")
+    assert found[found["rare"] == "yes"]["part"].value_counts().to_dict() == {"train": 8, "valid": 1, "test": 1}
+    run = command(*common, "--target", "logP", "--restart")
+    assert run.exit_code == 1
+    assert "a stratified split is by one target, not by rare, logP" in run.output

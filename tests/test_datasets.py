@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from molcmim import datasets
 from molcmim.smiles import MoleculeError
@@ -157,11 +159,37 @@ def test_random_split_is_the_protocols() -> None:
     np.testing.assert_array_equal(np.concatenate(parts), order)
     with pytest.raises(ValueError, match=r"scaffold split of 21 rows leaves a part empty \(train 0, valid 0"):
         datasets.split(data, "scaffold")
-    with pytest.raises(ValueError, match="unknown split 'time'; known are random, scaffold"):
+    with pytest.raises(ValueError, match="unknown split 'time'; known are random, scaffold, stratified"):
         datasets.split(data, "time")
     data.loc[4, "smiles"] = "C1CC"
     with pytest.raises(MoleculeError, match="row 4: 'C1CC': unclosed ring"):
         datasets.split(data, "scaffold")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # which only clears the environment
+@given(st.lists(st.integers(1, 45), min_size=2, max_size=4), st.integers(0, 100))
+def test_a_stratified_split_deals_each_class(sizes: list[int], seed: int) -> None:
+    labels = np.random.RandomState(seed).permutation(np.repeat(list("abcd")[: len(sizes)], sizes)).astype(object)
+    parts = datasets.split(pd.DataFrame({"smiles": "C", "y": [*labels, *["e"] * 20]}), "stratified", seed)
+    assert sorted(np.concatenate(parts)) == list(range(len(labels) + 20))
+    for label, size in zip("abcd", sizes, strict=False):
+        rows = np.flatnonzero(labels == label)
+        train, valid, test = (np.isin(rows, part).sum() for part in parts)
+        assert valid in (size // 10, -(-size // 10))
+        assert test in (size // 10, -(-size // 10))
+        assert train == size - valid - test
+
+
+def test_a_stratified_split_deals_each_range_of_values(shared_data: Path) -> None:
+    data = datasets.load("esol", shared_data / "moleculenet")
+    parts = [datasets.split(data, "stratified", seed) for seed in (0, 0, 1)]
+    assert all(map(np.array_equal, parts[0], parts[1]))
+    assert not np.array_equal(parts[0].test, parts[2].test)
+    assert [len(part) for part in parts[0]] == pytest.approx([902, 113, 113], abs=1)
+    quartiles = [np.quantile(data["y"].iloc[part], [0.25, 0.5, 0.75]) for part in parts[0]]
+    assert np.ptp(quartiles, axis=0).max() < 0.05 * data["y"].std()
+    by = data.rename(columns={"y": "solubility"})
+    assert all(map(np.array_equal, datasets.split(by, "stratified", target="solubility"), parts[0]))
 
 
 def test_audit_counts_repeats_conflicts_and_leaks(shared_data: Path) -> None:

@@ -383,3 +383,9 @@ def test_what_cannot_be_learned_is_said(tiny_checkpoint: Path) -> None:
     refused("weights must be 3 finite numbers", np.arange(3.0)[:, None], weights=np.array([1.0, -1, 1]))
     with pytest.raises(ValueError, match=r"none of the 5 row\(s\) of the valid part has a value"):
         finetune(tiny_checkpoint, SMILES, LOGP[:, None], (SMILES[:5], np.full((5, 1), np.nan)), choices=QUICK)
+    two = np.array(LOGP)[:, None] > [0, 1]
+    with pytest.raises(ValueError, match="the classes of several targets are 0 and 1, got no, yes"):
+        finetune(
+            tiny_checkpoint, SMILES, two.astype(float), (SMILES, two.astype(float)), kind="binary",
+            targets=["a", "b"], classes=["no", "yes"],
+        )  # fmt: skip

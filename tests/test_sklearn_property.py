@@ -48,13 +48,17 @@ def test_check_estimator(kind: Any, tiny_checkpoint: Path) -> None:
     assert (is_regressor(estimator), is_classifier(estimator)) == (kind is MolCMIMRegressor, kind is MolCMIMClassifier)
 
 
-def test_any_container_gives_the_same_model(regressor: MolCMIMRegressor) -> None:
+def test_any_container_gives_the_same_model(regressor: MolCMIMRegressor, tmp_path: Path) -> None:
     frame = pd.DataFrame({"smiles": SMILES, "logP": LOGP})
     fitted = clone(regressor).fit(SMILES, LOGP)
     expected = fitted.predict(SMILES)
     assert expected.shape == (48,)
     for X in (frame["smiles"], frame[["smiles"]], [Chem.MolFromSmiles(one) for one in SMILES]):
         np.testing.assert_array_equal(fitted.predict(X), expected)
+    column = clone(regressor).fit(SMILES, LOGP[:, None])
+    column.save(tmp_path / "column")
+    for one in (column, MolCMIMRegressor.load(tmp_path / "column", "cpu")):  # as y was
+        np.testing.assert_allclose(one.predict(SMILES), expected[:, None], atol=1e-5)
     again = clone(regressor).fit(frame[["smiles"]], frame["logP"])
     np.testing.assert_array_equal(again.predict(np.array(SMILES)), expected)
     assert (fitted.targets_, again.targets_) == (["y"], ["logP"])
