@@ -81,7 +81,11 @@ class _Property(BaseEstimator):
                     f"{len(order)} sample(s) with a value and a weight leave nothing to train on beside the valid "
                     "part; give more"
                 )
-            inner, outer = order[held_out:], order[:held_out]
+            chosen = np.arange(held_out)
+            if kind != "regression" and y.shape[1] == 1:  # every class as often as its share says
+                order = order[np.argsort(y[order, 0], kind="stable")]
+                chosen = ((chosen + 0.5) * len(order) / held_out).astype(int)
+            inner, outer = np.delete(order, chosen), order[chosen]
             valid = smiles[outer], y[outer]
             smiles, y, weights = smiles[inner], y[inner], weights[inner]
         named = {name: getattr(self, name) for name in ("embedding", "ensemble", "standardize")}
@@ -182,7 +186,8 @@ class MolCMIMRegressor(RegressorMixin, _Property):
     standardize : bool
         Keep the largest fragment and neutralise it first, as the pretraining corpus was.
     validation_fraction : float
-        Share of the rows, drawn at random, that chooses when to stop, if `fit` is given no valid part.
+        Share of the rows, drawn at random, that chooses when to stop, if `fit` is given no valid part; of one target's
+        classes each has its share.
     on_error : {"raise", "nan"}
         What `predict` does about molecules that cannot be read; `fit` always raises.
     random_state : int

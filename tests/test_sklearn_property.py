@@ -18,6 +18,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.utils import estimator_checks
 from stores import MOLECULES
 
+from molcmim import finetune
 from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
 from molcmim.smiles import MoleculeError
 
@@ -75,6 +76,22 @@ def test_a_valid_part_of_ones_own(regressor: MolCMIMRegressor) -> None:
     np.testing.assert_array_equal(inner.predict(SMILES), outer.predict(SMILES))
     assert inner.model_.training["rows"] == {"train": 43, "valid": 5}
     assert [entry["epoch"] for entry in inner.history_] == [0, 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rare_class_is_in_the_valid_part(classifier: MolCMIMClassifier, monkeypatch: Any, seed: int) -> None:
+    parts: list[tuple[list[str], list[float]]] = []
+
+    def captured(_: Any, smiles: Any, y: Any, valid: Any, **__: Any) -> None:
+        parts.extend([(list(smiles), y[:, 0].tolist()), (list(valid[0]), valid[1][:, 0].tolist())])
+
+    monkeypatch.setattr(finetune, "finetune", captured)
+    labels = dict(zip(SMILES, ["often", "rare", "often", "often", "often"] * 10, strict=False))
+    clone(classifier).set_params(validation_fraction=0.2, random_state=seed).fit(SMILES, list(labels.values()))
+    assert sorted(parts[0][0] + parts[1][0]) == sorted(SMILES)
+    for smiles, y in parts:
+        assert [labels[one] for one in smiles] == [("often", "rare")[int(number)] for number in y]
+    assert (len(parts[1][1]), sum(parts[1][1])) == (10, 2)
 
 
 def test_pickle_save_and_load(regressor: MolCMIMRegressor, tmp_path: Path) -> None:
