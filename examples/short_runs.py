@@ -14,7 +14,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from molcmim import Featurizer, MolCMIMConfig, MolCMIMModel, datasets
 from molcmim.atomic import atomic_path
-from molcmim.data import BucketedBatches, TokenStore
+from molcmim.data import TOKENIZER, BucketedBatches, TokenStore
 from molcmim.downstream import fit_head
 from molcmim.metrics import HeldOut, held_out, held_out_batches, token_characters
 from molcmim.objectives import OBJECTIVES
@@ -70,7 +70,7 @@ def trained(data: Stores, **choices: Any) -> Featurizer:
     }
     recipe = Recipe.load("tiny", **{**defaults, **choices})
     manifest, needs = data.train.manifest, OBJECTIVES[recipe.objective]
-    tokenizer = load_tokenizer(manifest.tokenizer)
+    tokenizer = load_tokenizer(data.train.path / TOKENIZER)
     check_stores(manifest, data.valid.manifest, vocab_hash(tokenizer), recipe)
     set_seed(recipe.seed)
     model = MolCMIMModel(

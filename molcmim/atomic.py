@@ -6,7 +6,8 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 
@@ -30,8 +31,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(folder: str | os.PathLike[str], marker: str, what: str) -> Iterator[Path]:
+def atomic_folder(folder: str | os.PathLike[str], marker: str, what: str, own: Sequence[str]) -> Iterator[Path]:
     """Lend a new folder beside `folder`; at the end it takes its place, or goes on an error.
+
+    What somebody else has put into the folder that is replaced is moved into the new one.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ def atomic_folder(folder: str | os.PathLike[str], marker: str, what: str) -> Ite
         File that a folder which may be replaced holds.
     what
         Name of such a folder, for the error.
+    own
+        Patterns of the files that go with such a folder.
 
     Raises
     ------
@@ -57,10 +62,13 @@ def atomic_folder(folder: str | os.PathLike[str], marker: str, what: str) -> Ite
         unfinished.chmod(0o755)
         for path in unfinished.rglob("*"):
             path.chmod(0o755 if path.is_dir() else 0o644)  # safetensors lets nobody else read
-        old = unfinished.with_suffix(".old")
+        old = unfinished.with_name(f"{unfinished.name}.old")
         if folder.exists():
             os.rename(folder, old)
         os.rename(unfinished, folder)
+        for path in old.iterdir() if old.exists() else ():
+            if not (any(fnmatch(path.name, pattern) for pattern in own) or (folder / path.name).exists()):
+                os.rename(path, folder / path.name)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

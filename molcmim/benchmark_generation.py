@@ -300,7 +300,8 @@ def run(
     say
         Called with a line when a part is done.
     parts
-        Names in :data:`PARTS`, and ``qed``; default all, and the QED task if `sizes` has seeds for it.
+        What to measure, names in :data:`PARTS`, and ``qed``; default all, and the QED task if `sizes` has seeds for it.
+        Other parts that an earlier call has measured, with the same settings, are in the table, too.
     decoding
         See :class:`Bench`.
 
@@ -328,11 +329,13 @@ def run(
     bench = Bench(name, held_out, corpus, qed_seeds, sizes, folder, decoding)
     stamps = [_stamp(path) for path in corpus]
     figures: list[Figure] = []
-    for part, measure in ((part, measure) for part, measure in PARTS.items() if part in parts):
+    for part, measure in PARTS.items():
         facts = [molcmim.__version__, weights, _stamp(held_out), *(str(getattr(sizes, field)) for field in SEES[part])]
         facts += stamps if part in CORPUS else []
         facts += [decoding] if part in DECODED else []
         path = folder / "parts" / f"{part}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]}.json"
+        if not path.exists() and part not in parts:
+            continue
         if not path.exists():
             started = time.perf_counter()
             found, drawn = measure(bench)
@@ -366,6 +369,7 @@ def _qed(bench: Bench, weights: str, say: Callable[[str], None]) -> list[Figure]
         raise ValueError(
             f"{bench.qed_file} holds {len(rows)} molecules, fewer than the {bench.sizes.qed_seeds} asked for"
         )
+    which = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
     figures: list[Figure] = []
     done: dict[str, pd.DataFrame] = {}
     for method in METHODS:
@@ -373,7 +377,7 @@ def _qed(bench: Bench, weights: str, say: Callable[[str], None]) -> list[Figure]
         done[method] = generation.optimize(
             rows, "qed", calls=calls, min_similarity=MIN_SIMILARITY, target=TARGET, method=method,
             max_draws=draws, checkpoint=bench.space.featurizer,
-            log=bench.folder / "parts" / f"qed-{method}-{len(rows)}-{calls}-{draws}-{weights[:12]}.parquet",
+            log=bench.folder / "parts" / f"qed-{method}-{which}-{calls}-{draws}-{weights[:12]}.parquet",
         )  # fmt: skip
         figures += merit.success(done[method], method, calls, TARGET)
         if method != "cma":

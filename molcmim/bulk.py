@@ -177,8 +177,8 @@ def predict_file(
     settings = {
         "model": Path(model).name,
         **_identity(tuned.read_record(Path(model))),
+        "record_sha256": folders.sha256(Path(model) / tuned.RECORD),
         "columns": columns,
-        "spellings": loaded.task.spellings,
     }
 
     def compute(spelled: Spelled) -> Float32[np.ndarray, "n _"]:
@@ -255,11 +255,13 @@ def work_through(
             disable=None if progress else True,  # None: where there is no terminal
         )
         shards: list[Path] = []
+        read_from: set[str] = set()
         waiting: deque[tuple[Path, pa.Table]] = deque()
 
         def to_do() -> Iterator[list[Any]]:
             for chunk in files.read_chunks(source, column, format, chunk_rows):
                 table = files.with_own_error(chunk.table)
+                read_from.add(chunk.column)
                 if not shards:
                     _check_columns(table.schema, output, work)
                 shards.append(folder / f"{len(shards):06d}.arrow")
@@ -273,7 +275,7 @@ def work_through(
                 X = work.compute(judged)
                 _write_shard(shard, table, judged.reasons, work.label(X), X)
                 bar.update(len(X))
-        return _merge(shards, output, settings, work.columns)
+        return _merge(shards, output, {**settings, "read_from": next(iter(read_from), column)}, work.columns)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ from molcmim.tokenizer import load_tokenizer, vocab_hash
 
 FORMAT_VERSION = 1
 RECORD, WEIGHTS, CONFIG = "checkpoint.json", "model.safetensors", "config.json"
+OWN = (RECORD, CONFIG, "model*.safetensors*", "tokenizer*.json", "special_tokens_map.json")
+"""Patterns of a checkpoint's files."""
 SHARD_BYTES = 16_500_000
 """Largest file of weights: no host of repositories refuses one of this size."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -49,6 +51,10 @@ def device_of(wanted: str | torch.device | None) -> torch.device:
         raise ValueError(f"device must be one that torch knows, such as cpu or cuda:0, got {wanted!r}") from None
     if device.type == "cuda" and (device.index or 0) >= (found := torch.cuda.device_count()):
         raise ValueError(f"no device {wanted}: torch finds {found} CUDA device(s) here; use cpu")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"no device {wanted} here ({error}); use cpu") from None
     return device
 
 
@@ -140,7 +146,7 @@ def write(
     if vocab_hash(tokenizer) != model.config.vocab_hash:
         raise ValueError("the tokenizer has another vocabulary than the model was built for")
     folder = Path(folder)
-    with atomic_folder(folder, CONFIG, "checkpoint") as unfinished:
+    with atomic_folder(folder, CONFIG, "checkpoint", OWN) as unfinished:
         model.config.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
         weights = {

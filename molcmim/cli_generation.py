@@ -29,6 +29,13 @@ def writable(output: Path | None) -> Path | None:
     return output
 
 
+def not_input(output: Path | None, *inputs: str | Path | None) -> None:
+    """Refuse to write over what is read."""
+    for path in (Path(path) for path in inputs if path is not None):
+        if output is not None and output.exists() and path.exists() and output.samefile(path):
+            raise typer.BadParameter(f"{output} is the input; name another file", param_hint="--output")
+
+
 Output = Annotated[
     Path | None,
     typer.Option("--output", "-o", callback=writable, help=".csv, .tsv or .parquet; default: CSV to standard output."),
@@ -66,6 +73,7 @@ def decode(
     from molcmim import generation
     from molcmim.embedding_files import read_embeddings
 
+    not_input(output, codes)
     frame = generation.decode(
         read_embeddings(codes), on_error="nan", decoding=decoding, random_state=random_state,
         checkpoint=checkpoint, device=device,
@@ -89,6 +97,7 @@ def reconstruct(
     """Encode molecules, decode their codes, and say which came back."""
     from molcmim import generation
 
+    not_input(output, input)
     frame = generation.reconstruct(
         _molecules(input, column), on_error="nan", decoding=decoding, random_state=random_state,
         checkpoint=checkpoint, device=device,
@@ -170,7 +179,8 @@ def neighbours(
     """Find the molecules of a file that are nearest to a query in the latent space.
 
     `row` is the row of LIBRARY, counted from 0 (a header is none), whose other columns follow; `log_prob` is in nats.
-    A LIBRARY that `molcmim featurize` wrote as .parquet, mean embeddings of the same checkpoint, is not embedded again.
+    A LIBRARY that `molcmim featurize` wrote as .parquet, mean embeddings of the same column by the same checkpoint, is
+    not embedded again.
     """
     import pyarrow as pa
 
@@ -178,13 +188,17 @@ def neighbours(
     from molcmim.checkpoint import read_record, resolve
     from molcmim.embedding_files import read_embeddings, read_metadata
 
+    not_input(output, library)
+    chunks = list(files.read_chunks(library, column))
     known, embeddings, left_out = read_metadata(library), None, set()
     if known.get("embedding") == "mean":
-        if known["weights_sha256"] == read_record(resolve(checkpoint))["weights_sha256"]:
-            embeddings, left_out = read_embeddings(library), {"embedding", "error"}
+        asked = {"weights_sha256": read_record(resolve(checkpoint))["weights_sha256"], "read_from": chunks[0].column,
+                 "canonicalize": True, "standardize": False}  # fmt: skip
+        if differ := [name for name in asked if known.get(name) != asked[name]]:
+            said = f"the embeddings in {library} are others than are asked for ({', '.join(differ)})"
+            typer.echo(f"{said}; it is embedded anew", err=True)
         else:
-            typer.echo(f"the embeddings in {library} are of another checkpoint; it is embedded anew", err=True)
-    chunks = list(files.read_chunks(library, column))
+            embeddings, left_out = read_embeddings(library), {"embedding", "error"}
     molecules = [molecule for chunk in chunks for molecule in chunk.smiles]
     frame = generation.neighbours(
         query, molecules, k, embeddings=embeddings, on_error="skip", checkpoint=checkpoint, device=device
@@ -242,16 +256,15 @@ def optimize(
         raise typer.BadParameter(f"one is given twice: {', '.join(names)}; give it a --weight", param_hint="--oracle")
     if weight and len(weight) != len(names):
         raise typer.BadParameter(f"{len(weight)} for {len(names)} of --oracle", param_hint="--weight")
+    not_input(output, input)
     rows: list[object] = [*(seeds or []), *(_molecules(input, column) if input else [])]
     log = output and output.with_suffix(".log.parquet")
-    if log and restart:
-        log.unlink(missing_ok=True)
     evaluations = generation.optimize(
         rows, {name: _oracle(name) for name in names}, calls=calls, min_similarity=min_similarity,
         must_have=must_have or (), must_not_have=must_not_have or (),
         target=float("inf") if target is None else target, weights=dict(zip(names, weight or [], strict=False)),
-        method=method, radius=radius, log=log, decoding=decoding, random_state=random_state, checkpoint=checkpoint,
-        device=device,
+        method=method, radius=radius, log=log, restart=restart, decoding=decoding,
+        random_state=random_state, checkpoint=checkpoint, device=device,
     )  # fmt: skip
     _deliver(generation.best(evaluations, top), output, picture)
     if output and picture:
@@ -284,11 +297,11 @@ def _oracle(name: str) -> Any:
             raise typer.BadParameter(f"{file} defines no function {rest!r}", param_hint="--oracle")
         return _marked(defined[rest], Path(file))
     if name.startswith("regressor:"):
-        from molcmim.checkpoint import WEIGHTS
         from molcmim.sklearn import MolCMIMRegressor
+        from molcmim.tuned import RECORD
 
         folder = Path(name.partition(":")[2])
-        return _marked(MolCMIMRegressor.load(folder).predict, folder / WEIGHTS)
+        return _marked(MolCMIMRegressor.load(folder).predict, folder / RECORD)  # which holds the hash of the weights
     return name
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from molcmim.cli_generation import Checkpoint, Column, Device, RandomState, Strict, writable
+from molcmim.cli_generation import Checkpoint, Column, Device, RandomState, Strict, not_input, writable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,9 @@ def draw_map(
     output: Annotated[
         Path, typer.Option("--output", "-o", callback=writable, help=".csv, .tsv or .parquet; a .png goes beside it.")
     ] = Path("map.csv"),
-    color: Annotated[str | None, typer.Option(help="Column of a file whose value colours a molecule.")] = None,
+    color: Annotated[
+        str | None, typer.Option(help="Column of a file whose value, a number or a label, colours a molecule.")
+    ] = None,
     unit: Annotated[str, typer.Option(help="Its unit.")] = "",
     column: Column = None,
     embedding: Annotated[str, typer.Option(help="mean, informative, both or descriptors.")] = "mean",
@@ -36,6 +38,7 @@ def draw_map(
     from molcmim import files, loaded, mapping, plots
     from molcmim.atomic import atomic_path
 
+    not_input(output, input)
     frame, name, colored_by, said = _read(input, data, column, color, unit)
     found = mapping.molecules(frame, loaded.featurizer(checkpoint, device), embedding, method, random_state)
     with atomic_path(output) as partial:
@@ -57,7 +60,7 @@ def _read(
     input: str, folder: Path | None, column: str | None, color: str | None, unit: str
 ) -> tuple[pd.DataFrame, str, str, str]:
     """Molecules with a value; what they are called, the value's column, and what to say of it."""
-    from molcmim import datasets
+    from molcmim import datasets, plots
 
     if known := datasets.DATASETS.get(input):
         return datasets.load(input, folder), input, "y", f"{known.quantity} ({known.unit})"
@@ -65,4 +68,10 @@ def _read(
         known_sets = ", ".join(datasets.DATASETS)
         raise ValueError(f"{input} is none of {known_sets}; of a file, say by --color which column colours molecules")
     said = f"{color} ({unit})" if unit else color
-    return datasets.load_csv(input, column, [color]), Path(input).name, color, said
+    try:
+        frame = datasets.load_csv(input, column, [color])
+    except ValueError:  # no numbers
+        frame = datasets.load_csv(input, column, [color], labels=True)
+        if frame[color].nunique() > plots.CATEGORIES:
+            raise
+    return frame, Path(input).name, color, said

@@ -1,7 +1,7 @@
 """Token store -> shuffled, padded batches. Knows ids, lengths and descriptors, but no molecules.
 
-A store is a folder that `molcmim prepare` writes: `manifest.json`, `tokens.bin` (every spelling's ids, one
-after the other, `<s>` and `</s>` included), `offsets.npy` and, optionally, `descriptors.npy` (raw values).
+A store is a folder that `molcmim prepare` writes: `manifest.json`, `tokenizer/`, `tokens.bin` (every spelling's ids,
+one after the other, `<s>` and `</s>` included), `offsets.npy` and, optionally, `descriptors.npy` (raw values).
 Molecule i has `spellings` spellings, rows i * spellings to (i + 1) * spellings - 1; the first is canonical.
 
 Shapes: b batch, t tokens, n molecules, p descriptors.
@@ -22,8 +22,9 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST, TOKENS, OFFSETS, DESCRIPTORS = "manifest.json", "tokens.bin", "offsets.npy", "descriptors.npy"
+TOKENIZER = "tokenizer"
 MODES = ("canonical", "equivariant", "invariant")
 PAD_ID = 0
 PAD_MULTIPLE = 8
@@ -51,7 +52,7 @@ class StoreManifest:
     notation
         "smiles" or "selfies".
     tokenizer, vocab_hash
-        Name of the tokenizer and `molcmim.tokenizer.vocab_hash` of it.
+        Name of the tokenizer, a copy of which is in the store, and `molcmim.tokenizer.vocab_hash` of it.
     num_molecules, spellings
         Molecules, joined ones included, and stored spellings of each (the canonical one and the random ones).
     num_tokens, max_tokens

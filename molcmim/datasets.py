@@ -197,13 +197,13 @@ def _number(field: object, where: str) -> float:
     if text is None:
         return float("nan")
     try:
-        value = float(text)
+        value = float("inf" if "_" in text else text)  # which Python reads as 10 in 1_0
     except ValueError:
         value = float("inf")
     if not np.isfinite(value):
         raise ValueError(
-            f"{where}: {field!r} is no finite number; correct it, or leave it empty if unknown (of classes say so: "
-            "--classify)"
+            f"{where}: {field!r} is no finite number; correct it, or leave it empty if unknown (classes are for "
+            "`molcmim finetune --classify`)"
         )
     return value
 

@@ -254,7 +254,7 @@ def _kernel(X: Float64[np.ndarray, "m d"], y: Float64[np.ndarray, " m"], seed: i
     """Kernel ridge regression, one candidate: what it chooses, it chooses by leave-one-out error on train."""
     rows = np.random.default_rng(seed).permutation(len(X))[:FITTED]
     support = X[rows]
-    coefficients, gamma, penalty = solve(mean_squares(support, support), y[rows, None], np.ones(len(rows)))
+    coefficients, gamma, penalty = solve(support, y[rows, None], np.ones(len(rows)))
     yield (
         {"gamma": float(gamma[0]), "penalty": float(penalty[0])},
         lambda Z: matern(mean_squares(Z, support), gamma[0]) @ coefficients[:, 0],

@@ -43,6 +43,8 @@ from molcmim.tokenizer import Codec, load_tokenizer
 from molcmim.tuned import NO_YES, TASKS, PropertyModel, Task, refuse_bad
 from molcmim.warm_start import Labelled, Problem, closed_form, linear_start, loss_of, masked_loss, regressed, tensors
 
+LARGEST = 1e100
+"""Value of a target whose squares can be summed without overflow."""
 POOL = 8
 """Batches that are cut together, of molecules sorted by length."""
 
@@ -334,7 +336,9 @@ def finetune(
         "rows": {"train": len(y), "valid": len(parts[1].values)},
         "history": histories,
     }
-    tuned = PropertyModel(networks, tokenizer, task, facts, kernel, parts[0].spelled.bits)
+    counted = ~np.isnan(parts[0].values).all(1) & (parts[0].weights > 0)
+    learned = np.unique(parts[0].spelled.which[counted])
+    tuned = PropertyModel(networks, tokenizer, task, facts, kernel, parts[0].spelled.bits[learned])
     if choices.ensemble > 1 and kind == "regression":
         which = parts[1].spelled.which
         mean, variance = (found[which] for found in tuned.mean_and_variance(parts[1].spelled))
@@ -372,6 +376,8 @@ def _scaling(
     center, scale = [], []
     for column, target in zip(y[rows].T, targets, strict=True):
         known = column[~np.isnan(column)]
+        if np.abs(known).max(initial=0) > LARGEST:
+            raise ValueError(f"target {target!r} reaches {np.abs(known).max():.3g}; give it in another unit")
         if not len(known) or known.std() == 0:
             found = f"is {known[0]} in every row" if len(known) else "has no known value"
             raise ValueError(f"target {target!r} {found} of the train part; there is nothing to learn")

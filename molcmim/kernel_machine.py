@@ -20,7 +20,7 @@ PENALTIES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 CHOOSING = 1_000
 """Rows, drawn, by which gamma and penalty are chosen."""
 FITTED = 5_000
-"""Rows, drawn, that are fitted: the time grows with their third power, the memory with their second."""
+"""Rows, drawn, that are fitted for a target: the time grows with their third power, the memory with their second."""
 AT_ONCE = 1_024
 """Rows predicted at a time."""
 
@@ -68,12 +68,14 @@ class KernelMachine:
             Of the draws, if there are more rows than :data:`CHOOSING` or :data:`FITTED`.
         """
         draw = np.random.default_rng(seed)
-        rows = draw.permutation(np.flatnonzero((weights > 0) & ~np.isnan(values).all(1)))[:FITTED]
+        rows = draw.permutation(np.flatnonzero((weights > 0) & ~np.isnan(values).all(1)))
+        known = ~np.isnan(values[rows])
+        rows = rows[(known & (known.cumsum(0) <= FITTED)).any(1)]  # a target that few rows have loses none of them
         mean, sd = X[rows].mean(0, np.float64), X[rows].std(0, dtype=np.float64)
         sd = np.where(sd > 1e-6 * np.abs(mean), sd, 1)  # less is a constant's rounding
         center, scale = mean.astype(np.float32), sd.astype(np.float32)
         z = _standardized(X[rows], center, scale)
-        return cls(center, scale, z, *solve(mean_squares(z, z), values[rows], weights[rows]))
+        return cls(center, scale, z, *solve(z, values[rows], weights[rows]))
 
     def predict(self, X: Float[np.ndarray, "m d"]) -> Float64[np.ndarray, "m y"]:
         """Predict standardised targets."""
@@ -88,33 +90,33 @@ class KernelMachine:
 
 
 def solve(
-    distances: Float64[np.ndarray, "n n"], values: Float[np.ndarray, "n y"], weights: Float[np.ndarray, " n"]
+    z: Float[np.ndarray, "n d"], values: Float[np.ndarray, "n y"], weights: Float[np.ndarray, " n"]
 ) -> tuple[Float64[np.ndarray, "n y"], Float64[np.ndarray, " y"], Float64[np.ndarray, " y"]]:
     """Coefficients of the rows for each target, and the gamma and penalty of lowest leave-one-out error.
 
     Parameters
     ----------
-    distances
-        :func:`mean_squares` of the rows. Gamma and penalty are chosen on the first :data:`CHOOSING` of them, which are
-        to be in an order that was drawn.
+    z
+        The rows, standardised, in an order that was drawn: a target is fitted to the first :data:`FITTED` that have it,
+        its gamma and penalty are chosen on the first :data:`CHOOSING`.
     values, weights
         As for :meth:`KernelMachine.fit`.
     """
     coefficients, chosen = np.zeros(values.shape), np.zeros((values.shape[1], 2))
     for i, column in enumerate(values.T):
-        known = np.flatnonzero(~np.isnan(column))
+        known = np.flatnonzero(~np.isnan(column))[:FITTED]
         if not len(known):
             continue
         t, root = column[known], np.sqrt(weights[known])
+        distances = mean_squares(z[known], z[known])
         few = slice(0, CHOOSING)
-        between = distances[np.ix_(known[few], known[few])]
         errors = {
             (error, gamma, penalty)
             for gamma in GAMMAS
-            for penalty, error in leave_one_out(matern(between, gamma), t[few], root[few]).items()
+            for penalty, error in leave_one_out(matern(distances[few, few], gamma), t[few], root[few]).items()
         }
         _, *chosen[i] = min(errors)
-        gram = matern(distances[np.ix_(known, known)], chosen[i, 0]) * root * root[:, None]
+        gram = matern(distances, chosen[i, 0]) * root * root[:, None]
         gram[np.diag_indices_from(gram)] += chosen[i, 1]
         coefficients[known, i] = root * cho_solve(cho_factor(gram, overwrite_a=True), root * t)
     return coefficients, *chosen.T

@@ -44,8 +44,10 @@ def molecules(
     Raises
     ------
     ValueError
-        For an unknown embedding or method, or if fewer than 4 molecules can be embedded.
+        For an unknown embedding or method, columns that the result adds, or if fewer than 4 molecules can be embedded.
     """
+    if taken := sorted({"map_1", "map_2", "error"} & set(data)):
+        raise ValueError(f"the table has columns that a map adds: {', '.join(taken)}; rename them first")
     encoded = featurizer.reader().read(data["smiles"])
     good = encoded.which >= 0
     plane = np.full((len(data), 2), np.nan)

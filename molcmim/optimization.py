@@ -71,6 +71,7 @@ def optimize(
     codes: int = 24,
     max_draws: int | None = None,
     log: str | os.PathLike[str] | None = None,
+    restart: bool = False,
     progress: bool | None = None,
     decoding: str = "greedy",
     random_state: int = 0,
@@ -117,6 +118,8 @@ def optimize(
         Parquet file of every code that was decoded. If there is one of the same call, it is gone on with; one of a
         call with other `calls`, `max_draws` or `target` gives its scores, so that a larger budget asks only for new
         ones.
+    restart : bool
+        Begin anew, whatever `log` holds.
     progress : bool, optional
         Show a bar with the best score so far; default: if standard error is a terminal.
 
@@ -147,6 +150,8 @@ def optimize(
     ):  # fmt: skip
         if not least <= value <= most:
             raise ValueError(f"{name} must be at least {least}{f' and at most {most}' * (most == 1)}, got {value}")
+    if math.isnan(target):
+        raise ValueError("target must be a number, got nan; of no target leave it out")
     if not 0 < radius < math.inf:
         raise ValueError(f"radius must be above 0 and finite, got {radius}")
     asked_for = Substructures(must_have, must_not_have)
@@ -168,7 +173,7 @@ def optimize(
         "random_state": random_state, "model": _digest(space),
         "oracles": {name: one.fingerprint for name, one in scorer.objectives.items() if hasattr(one, "fingerprint")},
     }  # fmt: skip
-    record = SearchLog(None if log is None else Path(log), settings, scorer)
+    record = SearchLog(None if log is None else Path(log), settings, scorer, restart)
     head = space.model.to_descriptors
     measure = None if head is None else head.weight.detach().cpu().float().numpy().T
     rngs = np.random.default_rng(random_state).spawn(len(origins))

@@ -13,6 +13,8 @@ from molcmim.atomic import atomic_path
 
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Told apart with any colour vision (Okabe & Ito, 2008)."""
+CATEGORIES = 10
+"""Labels that colours tell apart."""
 
 
 def bars(summary: pd.DataFrame, path: Path) -> None:
@@ -91,28 +93,32 @@ def parity(panels: Mapping[str, tuple[Any, Any]], title: str, unit: str, path: P
 
 
 def plane(points: Any, values: Any, title: str, axes_labels: tuple[str, str], label: str, path: Path) -> None:
-    """Draw points in a plane, coloured by a value; the lowest and highest 2 % have the ends' colours.
+    """Draw points in a plane, coloured by a number or by a label.
+
+    Of numbers the lowest and highest 2 % have the ends' colours; of labels the most frequent are drawn first.
 
     Parameters
     ----------
     points
         Coordinates, shape (n, 2).
     values
-        Values, shape (n,); a point whose value is NaN is grey.
+        Numbers, or up to :data:`CATEGORIES` labels, shape (n,); a point whose value is missing is grey.
     title, axes_labels, label
         Of the whole, of the coordinates, of the value with its unit.
     path
         PNG file to write.
     """
-    points, values = np.asarray(points), np.asarray(values, np.float64)
-    known = np.isfinite(values)
+    points, values = np.asarray(points), np.asarray(values)
+    known = ~pd.isna(values)
     figure = new_figure(5.2, 4.1)
     axes = figure.subplots()
     size = float(np.clip(16_000 / len(points), 3, 40))
     if not known.all():
         axes.scatter(*points[~known].T, s=size, color="0.8", linewidths=0, label="no value")
-        axes.legend(fontsize=8, loc="upper right")
-    if known.any():
+    if values.dtype == object:
+        for i, (name, n) in enumerate(pd.Series(values[known]).value_counts().items()):
+            axes.scatter(*points[values == name].T, s=size, color=f"C{i}", linewidths=0, label=f"{name} ({n:,})")
+    elif known.any():
         low, high = np.quantile(values[known], [0.02, 0.98])
         drawn = axes.scatter(
             *points[known].T, s=size, c=values[known], cmap="viridis", vmin=low, vmax=high, linewidths=0
@@ -120,6 +126,9 @@ def plane(points: Any, values: Any, title: str, axes_labels: tuple[str, str], la
         beyond = {(True, True): "both", (True, False): "min", (False, True): "max"}
         extend = beyond.get((values[known].min() < low, values[known].max() > high), "neither")
         figure.colorbar(drawn, label=label, extend=extend)
+    if axes.get_legend_handles_labels()[0]:
+        scale, title_of = max(1.0, 5 / size**0.5), label if values.dtype == object else None
+        figure.legend(fontsize=8, title=title_of, loc="outside lower center", markerscale=scale, ncols=3)
     axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1], xticks=[], yticks=[])
     axes.set_title(title, fontsize=9)
     save_figure(figure, path)

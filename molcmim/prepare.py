@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from molcmim import files, folders, smiles
-from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENS, StoreManifest
+from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENIZER, TOKENS, StoreManifest
 from molcmim.embedding_files import NpyFile
 from molcmim.tokenizer import (
     Codec,
@@ -161,12 +161,14 @@ def prepare(
             descriptor_mean=moments.mean.tolist(),
             descriptor_std=moments.std.tolist(),
             sources=[
-                {"file": Path(path).name, "sha256": "" if str(path) == "-" else folders.sha256(path)} for path in inputs
+                {"file": Path(path).name, "sha256": folders.sha256(path) if Path(path).is_file() else ""}
+                for path in inputs  # what is piped can be read once only
             ],
             settings={**recipe._asdict(), "column": column, "chunk_rows": CHUNK_ROWS},
         )
         if not manifest.num_molecules:
             raise ValueError(f"no molecule in {', '.join(map(str, inputs))}; the last reject: {reason}")
+        loaded.save_pretrained(folder / TOKENIZER)
         (folder / MANIFEST).write_text(manifest.dump())
     return manifest
 

@@ -18,7 +18,7 @@ from transformers import TrainerCallback, set_seed
 from molcmim import checkpoint
 from molcmim.atomic import atomic_path
 from molcmim.config import MolCMIMConfig
-from molcmim.data import PAD_MULTIPLE, BucketedBatches, TokenStore
+from molcmim.data import PAD_MULTIPLE, TOKENIZER, BucketedBatches, TokenStore
 from molcmim.metrics import held_out_batches, token_characters
 from molcmim.model import MolCMIMModel
 from molcmim.objectives import OBJECTIVES
@@ -63,7 +63,7 @@ def pretrain(
     """
     output = Path(output)
     train_store, valid_store = TokenStore(store), TokenStore(valid)
-    tokenizer = load_tokenizer(train_store.manifest.tokenizer)
+    tokenizer = load_tokenizer(train_store.path / TOKENIZER)
     manifest = train_store.manifest
     check_stores(manifest, valid_store.manifest, vocab_hash(tokenizer), recipe)
     newest = newest_whole_checkpoint(output)

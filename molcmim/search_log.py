@@ -43,9 +43,11 @@ class SearchLog:
         What makes a run another one; JSON.
     scorer
         Who scores.
+    restart
+        Whether what the file holds is left aside.
     """
 
-    def __init__(self, path: Path | None, settings: dict[str, Any], scorer: Scorer) -> None:
+    def __init__(self, path: Path | None, settings: dict[str, Any], scorer: Scorer, restart: bool = False) -> None:
         self.path, self.saved = path, time.monotonic()
         self.settings = json.loads(json.dumps(settings, default=lambda number: number.item()))
         self.names = list(scorer.objectives)
@@ -57,7 +59,7 @@ class SearchLog:
         self.scorer = scorer
         if path is not None and not path.parent.is_dir():
             raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
-        if path is not None and path.exists():
+        if path is not None and path.exists() and not restart:
             self._load(path)
 
     def _load(self, path: Path) -> None:

@@ -11,7 +11,8 @@ import pandas as pd
 from jaxtyping import Float64, Shaped
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import Tags
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_array, check_consistent_length, check_is_fitted
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class _Property(BaseEstimator):
         standardize: bool = False,
         validation_fraction: float = 0.1,
         on_error: str = "raise",
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
         device: str | torch.device | None = None,
         options: dict[str, Any] | None = None,
         progress: bool = False,
@@ -64,6 +65,9 @@ class _Property(BaseEstimator):
 
         if self.on_error not in ("raise", "nan"):
             raise ValueError(f"on_error must be 'raise' or 'nan' here, got {self.on_error!r}")
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31 - 1)
         smiles = column(X, type(self).__name__)
         check_consistent_length(smiles, y, sample_weight)
         weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
@@ -73,7 +77,7 @@ class _Property(BaseEstimator):
         if valid is None:
             if not 0 < self.validation_fraction < 1:
                 raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
-            order = np.random.RandomState(self.random_state).permutation(len(y))
+            order = np.random.RandomState(seed).permutation(len(y))
             order = order[~np.isnan(y[order]).all(1) & (weights[order] != 0)]  # rows that count: others choose nothing
             held_out = max(1, round(self.validation_fraction * len(order)))
             if held_out >= len(order):
@@ -92,7 +96,7 @@ class _Property(BaseEstimator):
         named |= {
             name: getattr(self, name) for name in ("epochs", "predict_spellings") if getattr(self, name) is not None
         }
-        named |= {"seed": self.random_state, **(self.options or {})}
+        named |= {"seed": seed, **(self.options or {})}
         self.model_: PropertyModel = finetune(
             self.checkpoint, smiles, y, valid, kind=kind, targets=self.targets_, classes=list(classes),
             weights=weights, choices=Choices.of(named), device=self.device, progress=self.progress,
@@ -190,7 +194,7 @@ class MolCMIMRegressor(RegressorMixin, _Property):
         classes each has its share.
     on_error : {"raise", "nan"}
         What `predict` does about molecules that cannot be read; `fit` always raises.
-    random_state : int
+    random_state : int, RandomState or None
         Of all that is drawn.
     device : str or torch.device, optional
         Default: CUDA if there is one, else CPU.
@@ -260,8 +264,8 @@ class MolCMIMRegressor(RegressorMixin, _Property):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """R2 over the known values of y, averaged over targets; MoleculeError for what cannot be read."""
-        truth, predicted = _numbers(y, "y"), self._outputs(X, "raise")
-        return _over_known(r2_score, truth, predicted[:, : truth.shape[1]], sample_weight)
+        predicted = self._outputs(X, "raise")[:, : len(self.targets_)]  # without standard deviations
+        return _over_known(r2_score, _numbers(y, "y"), predicted, sample_weight)
 
 
 class MolCMIMClassifier(ClassifierMixin, _Property):
@@ -298,10 +302,13 @@ class MolCMIMClassifier(ClassifierMixin, _Property):
         labels = np.asarray(y, object)
         self.targets_ = names(y, 1 if labels.ndim == 1 else labels.shape[1])
         labels = labels.reshape(len(labels), -1)
-        known = ~pd.isna(labels)
-        self.classes_ = np.unique(np.array(labels[known].tolist()))
+        known = labels[~pd.isna(labels)].tolist()
+        if len({isinstance(label, str) for label in known}) > 1:
+            raise ValueError("y holds text and numbers; make all labels the one or the other")
+        self.classes_ = np.unique(np.array(known))
         if len(self.classes_) < 2:
             raise ValueError(f"y holds {len(self.classes_)} class(es); a classifier needs two at least")
+        check_classification_targets(known)
         if labels.shape[1] > 1 and not np.array_equal(self.classes_, [0, 1]):
             raise ValueError(
                 f"several targets must hold 0 and 1 (or NaN), got {', '.join(map(str, self.classes_[:5]))}"
@@ -375,9 +382,12 @@ def _numbers(y: Any, what: str) -> Float64[np.ndarray, "n t"]:
 
 
 def _over_known(metric: Any, truth: Any, predicted: Any, sample_weight: Any) -> float:
+    if truth.shape != predicted.shape:
+        raise ValueError(f"y has shape {truth.shape}; predicted are {predicted.shape}")
     scores = []
     for y, p in zip(truth.T, predicted.T, strict=True):
         known = ~np.isnan(y)
-        weights = None if sample_weight is None else np.asarray(sample_weight)[known]
-        scores.append(metric(y[known], p[known], sample_weight=weights))
-    return float(np.mean(scores))
+        if known.any():
+            weights = None if sample_weight is None else np.asarray(sample_weight)[known]
+            scores.append(metric(y[known], p[known], sample_weight=weights))
+    return float(np.mean(scores)) if scores else float("nan")

@@ -158,10 +158,13 @@ class Space:
         return pd.DataFrame(columns)
 
     def log_probability(self, molecules: Sequence[str], z: Float32[np.ndarray, " z"]) -> Float32[np.ndarray, " n"]:
-        """Log p(x|z) in nats of molecules that can be encoded, all at the same code."""
+        """Log p(x|z) in nats of molecules, all at the same code; NaN for one that cannot be encoded."""
         encoded = self.featurizer.reader().read(molecules)
-        ids, _ = gather(encoded.ids, encoded.offsets, encoded.which)
-        return self._log_p(ids, np.broadcast_to(z, (len(ids), len(z))))
+        found, good = np.full(len(molecules), np.nan, np.float32), encoded.which >= 0
+        if good.any():
+            ids, _ = gather(encoded.ids, encoded.offsets, encoded.which[good])
+            found[good] = self._log_p(ids, np.broadcast_to(z, (len(ids), len(z))))
+        return found
 
     def _log_p(self, ids: Int[np.ndarray, "n t"], z: Float32[np.ndarray, "n z"]) -> Float32[np.ndarray, " n"]:
         parts = zip(torch.from_numpy(ids).split(64), torch.tensor(z).split(64), strict=True)

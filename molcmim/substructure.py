@@ -28,7 +28,7 @@ class Substructures:
 
     def __init__(self, must_have: str | Sequence[str] = (), must_not_have: str | Sequence[str] = ()) -> None:
         self.must_have, self.must_not_have = (
-            [texts] if isinstance(texts, str) else list(texts) for texts in (must_have, must_not_have)
+            [texts] if isinstance(texts, str) else list(texts or ()) for texts in (must_have, must_not_have)
         )
         self.wanted, self.unwanted = (
             [_query(text) for text in texts] for texts in (self.must_have, self.must_not_have)
@@ -55,4 +55,4 @@ def _query(text: str) -> Chem.Mol:
         query = Chem.MolFromSmarts(text)
     if query is None or not query.GetNumAtoms():
         raise ValueError(f"{text!r} is no SMARTS that RDKit can read")
-    return query
+    return Chem.MergeQueryHs(query)  # hydrogens that are atoms of the query are none of a molecule's

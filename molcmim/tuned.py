@@ -39,6 +39,8 @@ from molcmim.tokenizer import Codec, load_tokenizer, vocab_hash
 
 FORMAT_VERSION = 3
 RECORD = "finetuned.json"
+REPORT = ("predictions.csv", "metrics.csv", "learning.png", "parity.png", "calibration.png")
+"""Files that :mod:`molcmim.tuning_report` puts beside a model, and that are not those of the next."""
 TASKS = ("regression", "binary", "multiclass")
 NO_YES: tuple[list[int], ...] = ([], [0, 1])
 """Classes of "binary" whose one probability is that of yes; of any other two classes each has its own."""
@@ -265,7 +267,7 @@ class PropertyModel:
         FileExistsError
             If `folder` exists and is something else.
         """
-        with atomic_folder(folder, RECORD, "fine-tuned model") as unfinished:
+        with atomic_folder(folder, RECORD, "fine-tuned model", (RECORD, *checkpoint.OWN, *REPORT)) as unfinished:
             model = self.networks[0].model
             model.config.save_pretrained(unfinished)
             self.tokenizer.save_pretrained(unfinished)

@@ -191,11 +191,13 @@ def _numbered(values: Shaped[np.ndarray, "n t"], classify: bool) -> tuple[str, l
 
 
 def _label(text: str) -> int | float | str:
+    """Tell a number from other text: 01 is none."""
     try:
         value = float(text)
     except ValueError:
         return text
-    return int(value) if value.is_integer() else value
+    number = int(value) if value.is_integer() else value
+    return number if text in (str(number), str(value)) else text
 
 
 def _by_similarity(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from molcmim.config import MolCMIMConfig
-from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENS, StoreManifest
+from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENIZER, TOKENS, StoreManifest
 from molcmim.featurizer import Featurizer
 from molcmim.latent import Posterior
 from molcmim.model import MolCMIMModel
@@ -105,6 +105,7 @@ def write_store(folder: Path, first: int = 0, last: int | None = None, descripto
         "sources": [],
         "settings": {"max_length": 64},
     }
+    tokenizer.save_pretrained(folder / TOKENIZER)
     (folder / MANIFEST).write_text(StoreManifest(**{**manifest, **changes}).dump())
     return folder
 

@@ -107,11 +107,19 @@ def test_some_parts_by_another_decoding(tiny_checkpoint, held_out, tmp_path, mon
     done = [line.split(":")[0] for line in said]
     assert done == ["reconstruction", "interpolation", "radius", "prior", "likelihood", "throughput"]
     assert "valid:3" in asked
+    asked.clear()
+    again = run(tiny_checkpoint, held_out, tmp_path / "r", sizes=sizes, parts=["reconstruction"], decoding="valid:3")
+    assert not asked
+    assert set(again["part"]) == set(done)  # what is there already stays in the table
     run(tiny_checkpoint, held_out, tmp_path / "r", sizes=sizes, say=said.append)
     assert [line.split(":")[0] for line in said[6:]] == ["reconstruction", "radius", "prior", "interpolation"]
     said.clear()
     run(tiny_checkpoint, held_out, tmp_path / "q", (), held_out, TINY, said.append, parts=["qed"])
     assert all(line.startswith("qed") for line in said)
+    others = tmp_path / "others.smi"
+    others.write_text("".join(f"{molecule}\n" for molecule in reversed(CANONICAL)))
+    run(tiny_checkpoint, held_out, tmp_path / "q", (), others, TINY, parts=["qed"])
+    assert len(list((tmp_path / "q" / "parts").glob("qed-cma-*"))) == 2
     for arguments, message in (
         ({"parts": ["radii"]}, "parts must be among reconstruction, .*, qed, got radii"),
         ({"parts": ["qed"]}, "the QED task needs a file of seeds"),

@@ -150,6 +150,12 @@ def test_a_failed_write_leaves_the_old_checkpoint(folder: Path, monkeypatch: pyt
     assert same_weights(model, checkpoint.load(folder)[0])
 
 
+@pytest.mark.parametrize("name", ["mps", "xpu", "cuda:99", "gpu"])
+def test_a_device_that_is_not_here(name: str) -> None:
+    with pytest.raises(ValueError, match=f"no device {name}|must be one that torch knows"):
+        checkpoint.device_of(name)
+
+
 def test_only_what_belongs_together_is_written(tiny_checkpoint: Path, tmp_path: Path) -> None:
     model, tokenizer = checkpoint.load(tiny_checkpoint)
     with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, got 'int8'"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -95,7 +97,57 @@ def test_commands_on_files(folder, tmp_path, monkeypatch):
         assert done.exit_code == 0, done.output
     assert pd.read_csv(tmp_path / "m.csv")["cosine"].nunique() == 1
     done = run("neighbours", "CCO", tmp_path / "e.parquet", "--checkpoint", "molcmim-small")
-    assert "are of another checkpoint; it is embedded anew" in done.stderr
+    assert "are others than are asked for (weights_sha256); it is embedded anew" in done.stderr
+
+
+def test_embeddings_of_another_column_are_not_taken(folder, tmp_path):
+    table = tmp_path / "two.csv"
+    table.write_text("smiles,parent_smiles\nCCO,c1ccccc1\nc1ccccc1,CCO\nCCN,CCC\n")
+    for options, differs in (
+        (["--column", "parent_smiles"], "read_from"),
+        (["--no-canonicalize"], "canonicalize"),
+        (["--standardize"], "standardize"),
+    ):
+        done = run("featurize", table, "-o", tmp_path / "lib.parquet", "--restart", *options, "--checkpoint", folder)
+        assert done.exit_code == 0, done.output
+        done = run("neighbours", "CCO", tmp_path / "lib.parquet", "-k", 1, "--checkpoint", folder)
+        assert f"are others than are asked for ({differs}); it is embedded anew" in done.stderr
+        nearest = pd.read_csv(io.StringIO(done.stdout)).iloc[0]
+        assert (nearest["row"], nearest["smiles"], nearest["cosine"]) == (0, "CCO", pytest.approx(1))
+    run("featurize", table, "-o", tmp_path / "p.parquet", "--column", "parent_smiles", "--checkpoint", folder)
+    done = run("neighbours", "CCO", tmp_path / "p.parquet", "--column", "parent_smiles", "--checkpoint", folder)
+    assert "anew" not in done.stderr
+    nearest = pd.read_csv(io.StringIO(done.stdout)).iloc[0]
+    assert (nearest["row"], nearest["smiles"], nearest["cosine"]) == (1, "CCO", pytest.approx(1))
+
+
+def test_an_input_is_not_written_over(folder, tmp_path):
+    table = tmp_path / "t.csv"
+    table.write_text("smiles,y\nCCO,1\n")
+    codes = tmp_path / "e.parquet"
+    assert run("featurize", table, "-o", codes, "--checkpoint", folder).exit_code == 0
+    held = table.read_bytes(), codes.read_bytes()
+    for arguments in (
+        ["reconstruct", table, "-o", table], ["neighbours", "CCO", table, "-o", table], ["decode", codes, "-o", codes],
+        ["optimize", "--input", table, "-o", table], ["map", table, "--color", "y", "-o", table],
+    ):  # fmt: skip
+        done = run(*arguments, "--checkpoint", folder)
+        assert done.exit_code == 2
+        assert "is the input; name another file" in " ".join(done.stderr.replace("│", "").split())
+    assert (table.read_bytes(), codes.read_bytes()) == held
+
+
+def test_a_log_goes_only_when_there_is_another(folder, tmp_path):
+    log, output = tmp_path / "o.log.parquet", tmp_path / "o.csv"
+    log.write_text("precious")
+    done = run("optimize", "CCO", "--oracle", "qde", "-o", output, "--restart", "--checkpoint", folder)
+    assert "unknown oracle 'qde'" in done.stderr
+    assert log.read_text() == "precious"
+    command = ["optimize", "CCO", "--calls", 3, "-o", output, "--no-picture", "--checkpoint", folder]
+    assert "no log of an optimisation" in run(*command).stderr
+    done = run(*command, "--restart")
+    assert done.exit_code == 0, done.output
+    assert len(pd.read_parquet(log)) > 1
 
 
 def test_files_without_codes_are_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from stores import MOLECULES
 from typer.testing import CliRunner
 
-from molcmim import bulk, tuning_report
+from molcmim import bulk, cli_generation, tuning_report
 from molcmim.cli import app
 from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
 from molcmim.smiles import similarities
@@ -318,3 +319,39 @@ def test_a_stratified_split_is_by_one_target(tiny_checkpoint: Path, tmp_path: Pa
     run = command(*common, "--target", "logP", "--restart")
     assert run.exit_code == 1
     assert "a stratified split is by one target, not by rare, logP" in run.output
+
+
+@pytest.mark.parametrize("change", [{"predict_spellings": 4}, {"standardize": True}])
+def test_a_model_is_known_by_more_than_its_weights(
+    change: dict, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"epochs": 0, "predict_spellings": 1, "options": {"waves": 16, "spellings": 1, "descriptors": False}}
+    models = [MolCMIMRegressor(tiny_checkpoint, **{**settings, **more}).fit(SMILES, LOGP) for more in ({}, change)]
+    pd.DataFrame({"smiles": SMILES}).to_csv(tmp_path / "in.csv", index=False)
+    marks = []
+    for model in models:
+        model.save(tmp_path / "model")
+        marks.append(cli_generation._oracle(f"regressor:{tmp_path / 'model'}").fingerprint)
+        with monkeypatch.context() as broken:
+            broken.setattr(bulk, "_merge", lambda *arguments: 1 / 0)
+            with pytest.raises((ZeroDivisionError, ValueError)) as stopped:
+                bulk.predict_file(tmp_path / "in.csv", tmp_path / "out.csv", tmp_path / "model", workers=0)
+    assert json.loads((tmp_path / "model" / "finetuned.json").read_text())["weights_sha256"] == weights_of(models[0])
+    assert marks[0] != marks[1]
+    assert "unfinished run that differs in record_sha256" in str(stopped.value)
+
+
+def weights_of(model: MolCMIMRegressor) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / "model")
+        return json.loads((Path(folder) / "model" / "finetuned.json").read_text())["weights_sha256"]
+
+
+def test_labels_are_numbers_only_if_they_are_written_so() -> None:
+    def classes(*labels: str | None) -> list[Any]:
+        return tuning_report._numbered(np.array(labels, object)[:, None], True)[1]
+
+    assert classes("1", "0", "1.0", None) == [0, 1]
+    assert classes("0.5", "-1", "2") == [-1, 0.5, 2]
+    assert classes("01", "1", "2") == ["01", "1", "2"]
+    assert classes("1_2", "12") == ["12", "1_2"]

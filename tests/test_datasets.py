@@ -151,6 +151,12 @@ def test_scaffold_split_is_deepchems(shared_data: Path) -> None:
         assert [part.tolist() for part in datasets.split(frame, "scaffold")] == json.loads(theirs)
 
 
+def test_digits_apart_are_no_number(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("smiles,y\nC,1_0\n")
+    with pytest.raises(ValueError, match="row 0, y: '1_0' is no finite number"):
+        datasets.load_csv(tmp_path / "t.csv")
+
+
 def test_random_split_is_the_protocols() -> None:
     data = pd.DataFrame({"smiles": ["C" * (i + 1) for i in range(21)]})
     order = np.random.RandomState(3).permutation(21)

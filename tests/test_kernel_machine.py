@@ -86,3 +86,11 @@ def test_many_rows_are_thinned_and_an_unknown_target_is_zero(monkeypatch: pytest
     found = machine.predict(X)
     assert np.corrcoef(found[:, 0], Y[:, 0])[0, 1] > 0.8
     assert (found[:, 2] == 0).all()
+
+
+def test_a_target_that_few_rows_have_loses_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_machine, "FITTED", 40)
+    few = np.where(np.arange(60) % 6 == 0, Y[:, 1], np.nan)
+    machine = KernelMachine.fit(X, np.c_[Y[:, 0], few], np.ones(60))
+    assert (machine.coefficients != 0).sum(0).tolist() == [40, 10]
+    assert 40 <= len(machine.support) <= 50

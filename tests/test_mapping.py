@@ -77,3 +77,28 @@ def test_colours_and_what_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     np.testing.assert_array_equal(colored.get_array(), values[:-1])
     assert colored.get_clim() == pytest.approx(tuple(np.quantile(values[:-1], [0.02, 0.98])))
     assert (axes.get_title(), bar.get_ylabel()) == ("a title", "value (unit)")
+    kinds = np.array(["acid"] * 40 + ["base"] * 150 + [None] * 10, object)
+    plots.plane(points, kinds, "a title", ("a", "b"), "kind", tmp_path / "x.png")
+    grey, base, acid = kept[1].axes[0].collections
+    for drawn, rows in ((grey, slice(190, None)), (base, slice(40, 190)), (acid, slice(40))):
+        np.testing.assert_array_equal(drawn.get_offsets(), points[rows])
+    assert len({tuple(drawn.get_facecolor()[0]) for drawn in (grey, base, acid)}) == 3
+    (legend,) = kept[1].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["no value", "base (150)", "acid (40)"]
+    assert legend.get_title().get_text() == "kind"
+
+
+def test_labels_colour_and_columns_of_the_map_are_not_taken(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    table = pd.DataFrame({"smiles": ["CCO", "CCC", "c1ccccc1", "CCN", "CCCl"], "kind": ["a", "b", "a", "", "b"]})
+    table.assign(error=range(5), many=[f">{i}" for i in range(5)]).to_csv(tmp_path / "t.csv", index=False)
+    common = ["map", tmp_path / "t.csv", "-o", tmp_path / "m.csv", "--method", "pca", "--checkpoint", tiny_checkpoint]
+
+    def run(*more: str) -> str:
+        return CliRunner().invoke(app, [*map(str, common), *more]).stderr
+
+    assert "5 rows, 0 of them bad" in run("--color", "kind")
+    assert pd.read_csv(tmp_path / "m.csv")["kind"].fillna("").tolist() == table["kind"].tolist()
+    assert "columns that a map adds: error; rename them first" in run("--color", "error")
+    assert "5 rows" in run("--color", "many")
+    pd.concat([table] * 5).assign(many=[f">{i}" for i in range(25)]).to_csv(tmp_path / "t.csv", index=False)
+    assert "row 0, many: '>0' is no finite number" in run("--color", "many")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -19,7 +21,9 @@ from typer.testing import CliRunner
 from molcmim import prepare as pp
 from molcmim import smiles, tokenizer
 from molcmim.cli import app
-from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENS, StoreManifest, TokenStore
+from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENIZER, TOKENS, StoreManifest, TokenStore
+from molcmim.pretrain import pretrain
+from molcmim.recipe import Recipe
 
 GOOD = [
     *["CCO", "OCC", "c1ccccc1C(=O)O", "C[C@H](N)C(=O)O", "[Na+].[O-]C(=O)C", "FC(F)(F)c1ccc(Br)cc1Cl"],
@@ -207,6 +211,29 @@ def test_selfies(tmp_path):
             assert Chem.CanonSmiles(tokenizer.selfies_to_smiles(string)) == Chem.CanonSmiles(text)
     (reject,) = rejects(tmp_path / "s")
     assert (reject["text"], reject["reason"][:11]) == ("CC*", "no SELFIES:")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_what_is_piped_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.smi")
+    writer = threading.Thread(target=(tmp_path / "pipe.smi").write_text, args=["CCO\nCCN\nCCC\n"])
+    writer.start()
+    manifest = pp.prepare([tmp_path / "pipe.smi"], tmp_path / "s", workers=1, progress=False)
+    writer.join()
+    assert manifest.num_molecules == 3
+    assert manifest.sources == [{"file": "pipe.smi", "sha256": ""}]
+
+
+def test_a_store_holds_its_tokenizer(tmp_path):
+    source = write(tmp_path / "a.smi", ["CCO", "c1ccccc1", "CCN", "CCl"] * 5)
+    pp.build_tokenizer([source], tmp_path / "mine")
+    manifest = pp.prepare([source], tmp_path / "s", tmp_path / "mine", workers=1, progress=False)
+    shutil.rmtree(tmp_path / "mine")
+    copy = tokenizer.load_tokenizer(tmp_path / "s" / TOKENIZER)
+    assert tokenizer.vocab_hash(copy) == manifest.vocab_hash
+    recipe = Recipe.load("tiny", steps=1, warmup_steps=0, batch_size=2, mode="canonical", chemistry_factor=False)
+    model = pretrain(tmp_path / "s", tmp_path / "s", tmp_path / "run", recipe)
+    assert tokenizer.vocab_hash(tokenizer.load_tokenizer(model)) == manifest.vocab_hash
 
 
 def test_an_existing_store_is_not_touched(tmp_path):

@@ -224,8 +224,8 @@ def test_training_does_not_start_with_another_model(run, stores, tmp_path, choic
 @pytest.mark.parametrize(
     ("train", "valid", "choices", "message"),
     [
-        ({"vocab_hash": "another"}, {}, {}, "prepared with another vocabulary than tokenizer 'smiles' has now"),
-        ({}, {"vocab_hash": "another"}, {}, "prepared with another vocabulary"),
+        ({"vocab_hash": "another"}, {}, {}, "prepared with different vocabularies, or their tokenizer was changed"),
+        ({}, {"vocab_hash": "another"}, {}, "prepared with different vocabularies"),
         ({"descriptors": False}, {"descriptors": False}, {}, "chemistry_factor needs descriptors"),
         (
             {},

@@ -219,6 +219,44 @@ def test_rows_without_value_or_weight_neither_teach_nor_choose(regressor: MolCMI
         np.testing.assert_array_equal(model.predict(SMILES), fitted[2].predict(SMILES))
 
 
+def test_labels_that_are_none(classifier: MolCMIMClassifier) -> None:
+    for labels, message in (
+        (np.array([1, "a"] * 24, object), "y holds text and numbers"),
+        (LOGP, "Unknown label type: continuous"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            clone(classifier).fit(SMILES, labels)
+
+
+def test_scores_are_of_the_targets_that_were_fitted(regressor: MolCMIMRegressor) -> None:
+    one = clone(regressor).set_params(epochs=0, ensemble=2).fit(SMILES, LOGP)
+    assert one.score(SMILES, LOGP) == pytest.approx(r2_score(LOGP, one.predict(SMILES)))
+    with pytest.raises(ValueError, match=r"y has shape \(48, 2\); predicted are \(48, 1\)"):
+        one.score(SMILES, np.c_[LOGP, LOGP])
+    two = clone(regressor).set_params(epochs=0).fit(SMILES, np.c_[LOGP, -LOGP])
+    with pytest.raises(ValueError, match=r"y has shape \(48, 1\); predicted are \(48, 2\)"):
+        two.score(SMILES, LOGP)
+    unknown = np.full(48, np.nan)
+    assert two.score(SMILES, np.c_[LOGP, unknown]) == pytest.approx(r2_score(LOGP, two.predict(SMILES)[:, 0]))
+    assert np.isnan(two.score(SMILES, np.c_[unknown, unknown]))
+
+
+def test_random_states_of_any_kind(regressor: MolCMIMRegressor) -> None:
+    def fitted(state: Any) -> np.ndarray:
+        return clone(regressor).set_params(random_state=state).fit(SMILES, LOGP).predict(SMILES)
+
+    np.testing.assert_array_equal(fitted(np.random.RandomState(5)), fitted(np.random.RandomState(5)))
+    assert not np.array_equal(fitted(None), fitted(None))
+
+
+def test_similarity_is_to_what_was_learned_from(regressor: MolCMIMRegressor) -> None:
+    y, weight = np.where(np.arange(48) < 10, np.nan, LOGP), np.where(np.arange(48) < 20, 0, 1)
+    fitted = clone(regressor).set_params(epochs=0).fit(SMILES, y, weight, (SMILES[:20], LOGP[:20]))
+    near = fitted.train_similarity(SMILES)
+    assert (near[20:] == 1).all()
+    assert (near[:20] < 1).all()
+
+
 def test_numbers_as_searches_draw_them(regressor: MolCMIMRegressor, tmp_path: Path) -> None:
     drawn = {"epochs": np.int64(1), "random_state": np.int64(3), "options": {**SMALL, "dropout": np.float32(0.5)}}
     plain = {"epochs": 1, "random_state": 3, "options": {**SMALL, "dropout": 0.5}}

@@ -131,3 +131,11 @@ def test_batches_do_not_matter(model, codes, monkeypatch):
     assert_frame_equal(decode(codes, checkpoint=model), whole, atol=1e-3)
     one_by_one = pd.concat([decode(z, checkpoint=model) for z in codes], ignore_index=True)
     assert_frame_equal(one_by_one, whole, atol=1e-3)
+
+
+def test_what_cannot_be_encoded_has_no_probability(model):
+    space = Space(model)
+    found = space.log_probability(["CCO", "C" * 5000, "C1CC"], space.encode(["CCO"]).mu[0])
+    assert np.isnan(found).tolist() == [False, True, True]
+    assert found[0] == space.log_probability(["CCO"], space.encode(["CCO"]).mu[0])[0]
+    assert np.isnan(space.log_probability(["C1CC"], space.encode(["CCO"]).mu[0])).all()

@@ -39,3 +39,8 @@ def test_what_is_no_smarts_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="is no SMARTS that RDKit can read") as error:
         Substructures(must_not_have=["C", text])
     assert repr(text) in str(error.value)
+
+
+def test_hydrogens_may_be_written() -> None:
+    assert Substructures("[H]O").fit(["CCO", "COC", "O"]).tolist() == [True, False, True]
+    assert Substructures(must_not_have="[#1]N").fit(["CN", "CN(C)C"]).tolist() == [False, True]
