@@ -196,15 +196,16 @@ def export(
 
 @app.command("info")
 def info(
-    name: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")] = "molcmim-small",
+    name: Annotated[str, typer.Argument(help="Checkpoint, or folder of a fine-tuned model.")] = "molcmim-small",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a checkpoint is: sizes, hashes, how it was trained."""
+    """Say what a checkpoint or a fine-tuned model is: sizes, hashes, how it was trained."""
     import json
 
-    from molcmim import checkpoint
+    from molcmim import checkpoint, tuned
 
-    description = checkpoint.describe(name)
+    finetuned = (Path(name) / tuned.RECORD).is_file()
+    description = tuned.describe(name) if finetuned else checkpoint.describe(name)
     typer.echo(json.dumps(description, indent=1) if as_json else checkpoint.as_table(description))
 
 

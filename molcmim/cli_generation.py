@@ -219,9 +219,10 @@ def optimize(
         list[str] | None,
         typer.Option(
             metavar="ORACLE",
-            help="qed (default), plogp, logp, sa, molecular_weight, similarity:SMILES, regressor:FOLDER (a saved "
-            "MolCMIMRegressor), or FILE.py:FUNCTION of yours, list of SMILES -> scores. More is better: for sa (1: "
-            "easy to make, 10: hard) and molecular_weight give --weight -1. Several are summed.",
+            help="qed (default), plogp, logp, sa, molecular_weight, similarity:SMILES, regressor:FOLDER (of `molcmim "
+            "finetune`; of several targets regressor:FOLDER:TARGET), or FILE.py:FUNCTION of yours, list of SMILES -> "
+            "scores. More is better: for sa (1: easy to make, 10: hard) and molecular_weight give --weight -1. Several "
+            "are summed.",
         ),
     ] = None,
     weight: Annotated[
@@ -297,12 +298,29 @@ def _oracle(name: str) -> Any:
             raise typer.BadParameter(f"{file} defines no function {rest!r}", param_hint="--oracle")
         return _marked(defined[rest], Path(file))
     if name.startswith("regressor:"):
-        from molcmim.sklearn import MolCMIMRegressor
         from molcmim.tuned import RECORD
 
-        folder = Path(name.partition(":")[2])
-        return _marked(MolCMIMRegressor.load(folder).predict, folder / RECORD)  # which holds the hash of the weights
+        folder, target = Path(name.partition(":")[2]), None
+        if not folder.is_dir() and file.startswith("regressor:"):
+            folder, target = Path(file.partition(":")[2]), rest
+        return _marked(_predictor(folder, target), folder / RECORD)  # which holds the hash of the weights
     return name
+
+
+def _predictor(folder: Path, target: str | None) -> Any:
+    """Load a fine-tuned model, to predict one of its targets."""
+    from molcmim.sklearn import MolCMIMRegressor
+
+    model = MolCMIMRegressor.load(folder)
+    if target is None and len(model.targets_) == 1:
+        return model.predict
+    if target not in model.targets_:
+        raise typer.BadParameter(
+            f"name one of the targets of {folder}, {', '.join(model.targets_)}: regressor:{folder}:TARGET",
+            param_hint="--oracle",
+        )
+    which = model.targets_.index(target)
+    return lambda molecules: model.predict(molecules).reshape(len(molecules), -1)[:, which]
 
 
 def _marked(oracle: Any, file: Path) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -17,7 +17,7 @@ app = typer.Typer()
 
 @app.command("map")
 def draw_map(
-    input: Annotated[str, typer.Argument(help="esol, freesolv, lipophilicity, or a molecule file with values.")],
+    input: Annotated[str, typer.Argument(help="esol, freesolv, lipophilicity, or a molecule file.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", callback=writable, help=".csv, .tsv or .parquet; a .png goes beside it.")
     ] = Path("map.csv"),
@@ -34,44 +34,70 @@ def draw_map(
     strict: Strict = False,
     device: Device = None,
 ) -> None:
-    """Lay molecules out in a plane by their embeddings, coloured by a value: a table, and a picture beside it."""
+    """Lay molecules out in a plane by their embeddings, coloured by a value: a table, and a picture beside it.
+
+    The table is INPUT's, with the columns map_1, map_2 and error after its own.
+    """
+    import pandas as pd
+
     from molcmim import files, loaded, mapping, plots
     from molcmim.atomic import atomic_path
 
     not_input(output, input)
-    frame, name, colored_by, said = _read(input, data, column, color, unit)
-    found = mapping.molecules(frame, loaded.featurizer(checkpoint, device), embedding, method, random_state)
+    read = _read(input, data, column, color, unit)
+    if taken := sorted({"map_1", "map_2", "error"} & set(read.table)):
+        raise ValueError(f"{input} has columns that a map adds: {', '.join(taken)}; rename them first")
+    place = mapping.molecules(read.smiles, loaded.featurizer(checkpoint, device), embedding, method, random_state)
+    found = pd.concat([read.table, place], axis=1)
     with atomic_path(output) as partial:
         if output.suffix == ".parquet":
             found.to_parquet(partial, index=False)
         else:
             found.to_csv(partial, index=False, sep=files.DELIMITERS[output.suffix[1:]])
-    drawn = found[found["error"] == ""]
-    title = f"{name}: {len(drawn):,} molecules\n{Path(checkpoint).name}, {embedding} embedding"
+    good = place["error"] == ""
+    title = f"{Path(input).name}: {good.sum():,} molecules\n{Path(checkpoint).name}, {embedding} embedding"
+    values = None if read.values is None else read.values[good]
     picture = output.with_suffix(".png")
-    plots.plane(drawn[["map_1", "map_2"]], drawn[colored_by], title, found.attrs["axes"], said, picture)
-    bad = len(found) - len(drawn)
+    plots.plane(place.loc[good, ["map_1", "map_2"]], values, title, place.attrs["axes"], read.said, picture)
+    bad = len(found) - good.sum()
     typer.echo(f"{output}: {len(found):,} rows, {bad:,} of them bad (reasons are in the output); {picture}", err=True)
     if strict and bad:
         raise typer.Exit(2)
 
 
-def _read(
-    input: str, folder: Path | None, column: str | None, color: str | None, unit: str
-) -> tuple[pd.DataFrame, str, str, str]:
-    """Molecules with a value; what they are called, the value's column, and what to say of it."""
-    from molcmim import datasets, plots
+class _Read(NamedTuple):
+    """What is mapped."""
+
+    table: pd.DataFrame
+    """As it came, its own column error renamed."""
+    smiles: list[Any]
+    """Molecules of its rows."""
+    values: pd.Series | None
+    """Numbers or labels that colour them."""
+    said: str
+    """What to say of these."""
+
+
+def _read(input: str, folder: Path | None, column: str | None, color: str | None, unit: str) -> _Read:
+    from molcmim import datasets, files, plots
+    from molcmim.values import frame_of
 
     if known := datasets.DATASETS.get(input):
-        return datasets.load(input, folder), input, "y", f"{known.quantity} ({known.unit})"
+        frame = datasets.load(input, folder)
+        return _Read(frame, frame["smiles"].tolist(), frame["y"], f"{known.quantity} ({known.unit})")
+    import pyarrow as pa
+
+    chunks = list(files.read_chunks(input, column))
+    table = files.with_own_error(pa.concat_tables([chunk.table for chunk in chunks])).to_pandas()
+    molecules = [molecule for chunk in chunks for molecule in chunk.smiles]
     if color is None:
-        known_sets = ", ".join(datasets.DATASETS)
-        raise ValueError(f"{input} is none of {known_sets}; of a file, say by --color which column colours molecules")
-    said = f"{color} ({unit})" if unit else color
+        return _Read(table, molecules, None, "")
     try:
-        frame = datasets.load_csv(input, column, [color])
+        frame = frame_of(chunks, input, [color])
     except ValueError:  # no numbers
-        frame = datasets.load_csv(input, column, [color], labels=True)
+        frame = frame_of(chunks, input, [color], labels=True)
         if frame[color].nunique() > plots.CATEGORIES:
             raise
-    return frame, Path(input).name, color, said
+    if color in table:  # and was not called error
+        table[color] = frame[color]  # numbers as such
+    return _Read(table, molecules, frame[color], f"{color} ({unit})" if unit else color)

@@ -45,6 +45,9 @@ def finetune(
         str | None, typer.Option(help="Column that says train, valid or test of each row, instead of --split.")
     ] = None,
     classify: Annotated[bool, typer.Option("--classify", help="The values are classes, any labels.")] = False,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad-values", help="Values that are no numbers, such as <5, count as unknown.")
+    ] = False,
     ensemble: Annotated[int, typer.Option(min=1, help="Models; from 2 on numbers have uncertainties.")] = 1,
     checkpoint: Annotated[str, typer.Option(help="Name or folder of what is fine-tuned.")] = "molcmim-small",
     embedding: Annotated[str, typer.Option(help="mean, descriptors, or, slowly, informative or both.")] = "mean",
@@ -67,8 +70,9 @@ def finetune(
     """Fine-tune a pretrained model on a table, and say how well it predicts what it has not seen.
 
     Half of each prediction is the network's, half a kernel machine's on RDKit's 2D descriptors.
-    OUTPUT holds the model, for `molcmim predict` and the scikit-learn estimators, and predictions.csv, metrics.csv,
-    parity.png, learning.png, of an ensemble calibration.png. Every choice and its meaning: molcmim.finetune.Choices.
+    OUTPUT holds the model, for `molcmim predict` and the scikit-learn estimators, predictions.csv, metrics.csv, and
+    pictures: learning.png, parity.png, of an ensemble calibration.png, of classes confusion.png. Every choice and its
+    meaning: molcmim.finetune.Choices.
     """
     import sys
 
@@ -79,14 +83,17 @@ def finetune(
     settings |= {} if epochs is None else {"epochs": epochs}
     report = tuning_report.finetune_table(
         data, list(dict.fromkeys(target)), output, split=split, split_column=split_column, seed=seed, column=column,
-        classify=classify, checkpoint=checkpoint, choices=Choices.of({**settings, **assigned(choices)}), device=device,
-        restart=restart, progress=sys.stderr.isatty(),
+        classify=classify, skip_bad=skip_bad, checkpoint=checkpoint,
+        choices=Choices.of({**settings, **assigned(choices)}), device=device, restart=restart,
+        progress=sys.stderr.isatty(),
     )  # fmt: skip
     typer.echo(tuning_report.table(report.metrics))
-    for name, audit in report.audits.items():
-        typer.echo(f"{name}: {audit}", err=True)
+    for warning in report.warnings:
+        typer.echo(f"to know: {warning}", err=True)
     bad = int(report.predictions["error"].notna().sum())
-    said = f"{len(report.predictions):,} rows, {bad:,} left out (reasons are in predictions.csv)"
+    used = int(report.predictions["part"].notna().sum())
+    said = f"{len(report.predictions):,} rows, {used:,} of them in a part"
+    said += f", {bad:,} with errors (reasons are in predictions.csv)" * bool(bad)
     typer.echo(f"{output}: {said}", err=True)
     if strict and bad:
         raise typer.Exit(2)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import itertools
 import os
 import urllib.request
 import warnings
@@ -23,8 +22,9 @@ from jaxtyping import Int64
 
 from molcmim import smiles
 from molcmim.atomic import atomic_path
-from molcmim.files import Chunk, read_chunks
+from molcmim.files import read_chunks
 from molcmim.smiles import BadMolecule, MoleculeError
+from molcmim.values import frame_of
 
 
 class PropertySet(NamedTuple):
@@ -160,52 +160,10 @@ def load_csv(
     Raises
     ------
     OSError, ValueError
-        As :func:`molcmim.files.read_chunks`; ValueError also for a missing target column, or for a value that
-        is no finite number, with its row.
+        As :func:`molcmim.files.read_chunks`; ValueError also for a missing target column, and, as
+        :class:`molcmim.values.BadValues`, for values that are no finite numbers.
     """
     return frame_of(list(read_chunks(path, smiles_column)), path, target_columns, labels)
-
-
-def frame_of(
-    chunks: Sequence[Chunk], path: str | os.PathLike[str], targets: str | Sequence[str], labels: bool = False
-) -> pd.DataFrame:
-    """Do what :func:`load_csv` does, with all chunks of a file that is read already; `path` is for messages."""
-    present = chunks[0].table.column_names
-    names = {targets: "y"} if isinstance(targets, str) else {target: target for target in targets}
-    if missing := [target for target in names if target not in present]:
-        raise ValueError(f"{path}: no column {', '.join(missing)}; the columns present: {', '.join(present)}")
-    if "smiles" in names.values():
-        raise ValueError(f"{path}: 'smiles' names the molecules; rename that target")
-    molecules = itertools.chain.from_iterable(chunk.smiles for chunk in chunks)
-    frame = pd.DataFrame({"smiles": [s.strip() if isinstance(s, str) else s for s in molecules]})
-    for target, name in names.items():
-        fields = itertools.chain.from_iterable(chunk.table.column(target).to_pylist() for chunk in chunks)
-        if labels:
-            frame[name] = pd.Series([_text(field) for field in fields], dtype=object)
-        else:
-            frame[name] = [_number(field, f"{path}: row {row}, {target}") for row, field in enumerate(fields)]
-    return frame
-
-
-def _text(field: object) -> str | None:
-    text = "" if field is None else str(field).strip()
-    return None if text.lower() in ("", "nan", "na") else text
-
-
-def _number(field: object, where: str) -> float:
-    text = _text(field)
-    if text is None:
-        return float("nan")
-    try:
-        value = float("inf" if "_" in text else text)  # which Python reads as 10 in 1_0
-    except ValueError:
-        value = float("inf")
-    if not np.isfinite(value):
-        raise ValueError(
-            f"{where}: {field!r} is no finite number; correct it, or leave it empty if unknown (classes are for "
-            "`molcmim finetune --classify`)"
-        )
-    return value
 
 
 def _read(path: Path, target: str, format: str | None = None) -> pd.DataFrame:
@@ -421,13 +379,16 @@ class Audit(NamedTuple):
         return [molecule for molecule in self.repeated if molecule.spread > 0]
 
     def __str__(self) -> str:
-        worst = f", by up to {self.conflicts[0].spread:.2f}" if self.conflicts else ""
-        found = [
-            f"{self.duplicates} rows repeat an earlier molecule",
-            f"{len(self.conflicts)} repeated molecules have different values{worst}",
-            *(f"{where}: {count}" for where, count in self.leaked.items()),
-        ]
-        return "; ".join(found)
+        if not self.duplicates:
+            return "no molecule stands in two rows"
+        found = [f"{self.duplicates} row(s) repeat an earlier molecule"]
+        if self.conflicts:
+            widest = self.conflicts[0].spread
+            found.append(f"{len(self.conflicts)} of these molecules have values that differ, by up to {widest:.2g}")
+        for where, count in self.leaked.items():
+            part, _, other = where.partition(" in ")
+            found += [f"{count} row(s) of {part} hold molecules of {other}"] * bool(count)
+        return "; ".join(found) + ", so errors there are too low" * any(self.leaked.values())
 
 
 def audit(data: pd.DataFrame, parts: Split | None = None, target: str = "y") -> Audit:

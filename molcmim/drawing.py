@@ -91,7 +91,7 @@ def draw_frame(frame: pd.DataFrame, path: str | os.PathLike[str], strip: bool = 
             origin = row[name]
         said = [text.format(row[name]) for name, text in LEGENDS.items() if name in row]
         molecules.append(row["canonical"] if row["valid"] else "")
-        legends.append((", ".join(said) or f"log p {row['log_prob']:.1f}") if row["valid"] else row["smiles"])
+        legends.append((", ".join(said) or f"log-likelihood {row['log_prob']:.1f}") if row["valid"] else row["smiles"])
     if molecules:
         draw(molecules, legends, path, len(molecules) if strip else COLUMNS)
     return len(rows)

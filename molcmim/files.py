@@ -152,8 +152,8 @@ def _smiles_column(path: str | os.PathLike[str], columns: list[str], column: str
         if len(likely) == 1:
             return likely[0]
         raise ValueError(
-            f"{path}: {'several columns' if likely else 'no column'} with 'smiles' in the name; "
-            f"name one of the columns present: {', '.join(columns)}"
+            f"{path}: {'several columns' if likely else 'no column'} with 'smiles' in the name; name one of the "
+            f"columns present (--column): {', '.join(columns)}. A file without a header is a .smi"
         )
     if column not in columns:
         raise ValueError(f"{path}: no column {column!r}; the columns present: {', '.join(columns)}")

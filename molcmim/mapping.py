@@ -5,6 +5,8 @@ Shapes: n molecules, d columns of an embedding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float64
@@ -22,14 +24,18 @@ METHODS = ("tsne", "pca")
 
 
 def molecules(
-    data: pd.DataFrame, featurizer: Featurizer, embedding: str = "mean", method: str = "tsne", random_state: int = 0
+    smiles: Iterable[object],
+    featurizer: Featurizer,
+    embedding: str = "mean",
+    method: str = "tsne",
+    random_state: int = 0,
 ) -> pd.DataFrame:
-    """Embed the molecules of a data set and lay them out in a plane.
+    """Embed molecules and lay them out in a plane.
 
     Parameters
     ----------
-    data
-        With a column ``smiles``.
+    smiles
+        SMILES or RDKit molecules.
     featurizer, embedding
         What embeds them.
     method, random_state
@@ -38,21 +44,19 @@ def molecules(
     Returns
     -------
     DataFrame
-        The columns of `data`, ``map_1`` and ``map_2`` (NaN for a molecule that cannot be embedded), and ``error``
-        (why not; empty else). Its ``attrs["axes"]`` say what the two coordinates are.
+        ``map_1`` and ``map_2`` (NaN for a molecule that cannot be embedded), and ``error`` (why not; empty else). Its
+        ``attrs["axes"]`` say what the two coordinates are.
 
     Raises
     ------
     ValueError
-        For an unknown embedding or method, columns that the result adds, or if fewer than 4 molecules can be embedded.
+        For an unknown embedding or method, or if fewer than 4 molecules can be embedded.
     """
-    if taken := sorted({"map_1", "map_2", "error"} & set(data)):
-        raise ValueError(f"the table has columns that a map adds: {', '.join(taken)}; rename them first")
-    encoded = featurizer.reader().read(data["smiles"])
+    encoded = featurizer.reader().read(smiles)
     good = encoded.which >= 0
-    plane = np.full((len(data), 2), np.nan)
+    plane = np.full((len(good), 2), np.nan)
     plane[good], axes = layout(featurizer.embed_encoded(encoded, embedding)[good], method, random_state)
-    found = data.assign(map_1=plane[:, 0], map_2=plane[:, 1], error=[reason or "" for reason in encoded.reasons])
+    found = pd.DataFrame({"map_1": plane[:, 0], "map_2": plane[:, 1], "error": [r or "" for r in encoded.reasons]})
     found.attrs["axes"] = axes
     return found
 

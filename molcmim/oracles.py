@@ -121,10 +121,10 @@ def _ask(name: str, oracle: Oracle, molecules: list[str]) -> list[tuple[float, s
         return [(np.nan, f"oracle {name}: {type(error).__name__}: {error}")]
     values = list(answer) if np.iterable(answer) else []
     if len(values) != len(molecules):
-        what = f"{len(values)} scores" if np.iterable(answer) else f"{answer!r:.40}"
+        what = f"{len(values)} scores" if np.iterable(answer) else f"{answer!r:.40}, no list"
         raise ValueError(
-            f"oracle {name} was given {len(molecules)} molecules and returned {what}; it must return one number for "
-            "each, in order"
+            f"oracle {name} was given a list of {len(molecules)} molecule(s) and returned {what}; it must return a "
+            "list with one number for each, in order"
         )
     return [_number(name, value) for value in values]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,44 +56,58 @@ def bars(summary: pd.DataFrame, path: Path) -> None:
     save_figure(figure, path)
 
 
-def parity(panels: Mapping[str, tuple[Any, Any]], title: str, unit: str, path: Path) -> None:
-    """Draw predicted against measured values, all panels on one scale.
+def parity(
+    panels: Mapping[str, tuple[Any, Any]], units: str | Sequence[str], path: Path, title: str | None = None
+) -> None:
+    """Draw predicted against measured values, all panels of one unit on one scale.
 
     Parameters
     ----------
     panels
         Title -> measured and predicted values.
-    title, unit
-        Of the whole, and of the values.
+    units
+        Unit of all panels, or of each.
+    title
+        Of the whole.
     path
         PNG file to write.
     """
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     figure = new_figure(3.1 * columns + 0.3, 3.2 * rows + 0.5)
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    measured = np.concatenate([y for y, _ in panels.values()])
-    margin = 0.05 * max(float(np.ptp(measured)), 1e-6)
-    span = (float(measured.min()) - margin, float(measured.max()) + margin)
+    one = isinstance(units, str)
+    names = [units] * len(panels) if isinstance(units, str) else list(units)
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=one, sharey=one)
+    spans = {}
+    for unit in set(names):
+        measured = np.concatenate([y for (y, _), name in zip(panels.values(), names, strict=True) if name == unit])
+        margin = 0.05 * max(float(np.ptp(measured)), 1e-6)
+        spans[unit] = (float(measured.min()) - margin, float(measured.max()) + margin)
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for axes in grid.flat[len(panels) - columns : len(panels)]:
         axes.tick_params(labelbottom=True)  # nothing stands below
-    for axes, (name, (y, predicted)) in zip(grid.flat, panels.items(), strict=False):
+    for axes, unit, (name, (y, predicted)) in zip(grid.flat, names, panels.items(), strict=False):
+        span = spans[unit]
         outside = int(((predicted < span[0]) | (predicted > span[1])).sum())
         axes.plot(span, span, color="0.6", linewidth=1)
         axes.scatter(y, np.clip(predicted, *span), s=7, alpha=0.5, linewidths=0, color=COLORS[0])
         axes.set(xlim=span, ylim=span, aspect="equal")
         axes.set_title(name + (f"\n({outside} beyond the frame, drawn on it)" if outside else ""), fontsize=9)
         axes.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=11)
-    figure.supxlabel(f"measured ({unit})", fontsize=10)
-    figure.supylabel(f"predicted ({unit})", fontsize=10)
+        if not one:
+            axes.set_xlabel(f"measured {unit}", fontsize=9)
+            axes.set_ylabel(f"predicted {unit}", fontsize=9)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    if one:
+        figure.supxlabel(f"measured ({units})", fontsize=10)
+        figure.supylabel(f"predicted ({units})", fontsize=10)
     save_figure(figure, path)
 
 
 def plane(points: Any, values: Any, title: str, axes_labels: tuple[str, str], label: str, path: Path) -> None:
-    """Draw points in a plane, coloured by a number or by a label.
+    """Draw points in a plane, coloured by a number, by a label, or all alike.
 
     Of numbers the lowest and highest 2 % have the ends' colours; of labels the most frequent are drawn first.
 
@@ -102,13 +116,14 @@ def plane(points: Any, values: Any, title: str, axes_labels: tuple[str, str], la
     points
         Coordinates, shape (n, 2).
     values
-        Numbers, or up to :data:`CATEGORIES` labels, shape (n,); a point whose value is missing is grey.
+        Numbers, or up to :data:`CATEGORIES` labels, shape (n,), or None; a point whose value is missing is grey.
     title, axes_labels, label
         Of the whole, of the coordinates, of the value with its unit.
     path
         PNG file to write.
     """
-    points, values = np.asarray(points), np.asarray(values)
+    points, plain = np.asarray(points), values is None
+    values = np.zeros(len(points)) if plain else np.asarray(values)
     known = ~pd.isna(values)
     figure = new_figure(5.2, 4.1)
     axes = figure.subplots()
@@ -118,6 +133,8 @@ def plane(points: Any, values: Any, title: str, axes_labels: tuple[str, str], la
     if values.dtype == object:
         for i, (name, n) in enumerate(pd.Series(values[known]).value_counts().items()):
             axes.scatter(*points[values == name].T, s=size, color=f"C{i}", linewidths=0, label=f"{name} ({n:,})")
+    elif plain:
+        axes.scatter(*points.T, s=size, color=COLORS[0], linewidths=0)
     elif known.any():
         low, high = np.quantile(values[known], [0.02, 0.98])
         drawn = axes.scatter(

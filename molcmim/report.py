@@ -83,7 +83,7 @@ def write(records: Sequence[dict[str, Any]], notes: Sequence[str], folder: Path)
                 np.concatenate([*fits["test_predictions"]]),
             )
         title = f"{dataset}, {split} split: test parts; each feature's head chosen by valid RMSE"
-        plots.parity(panels, title, rows["unit"].iloc[0], folder / f"parity-{dataset}-{split}.png")
+        plots.parity(panels, rows["unit"].iloc[0], folder / f"parity-{dataset}-{split}.png", title)
     return results
 
 

@@ -153,7 +153,8 @@ class _Property(BaseEstimator):
         seed = choices.pop("seed")
         estimator = cls(model.training["checkpoint"], **named, random_state=seed, device=device, options=choices)
         if (model.task.kind == "regression") != isinstance(estimator, RegressorMixin):
-            raise ValueError(f"{folder} holds a model for {model.task.kind}; load it with the other estimator")
+            other = "MolCMIMRegressor" if model.task.kind == "regression" else "MolCMIMClassifier"
+            raise ValueError(f"{folder} holds a model for {model.task.kind}; use {other}.load")
         estimator.model_, estimator.targets_ = model, model.task.targets
         if model.task.kind != "regression":
             estimator.classes_ = np.asarray(model.task.classes)

@@ -39,7 +39,7 @@ from molcmim.tokenizer import Codec, load_tokenizer, vocab_hash
 
 FORMAT_VERSION = 3
 RECORD = "finetuned.json"
-REPORT = ("predictions.csv", "metrics.csv", "learning.png", "parity.png", "calibration.png")
+REPORT = ("predictions.csv", "metrics.csv", "learning.png", "parity.png", "calibration.png", "confusion.png")
 """Files that :mod:`molcmim.tuning_report` puts beside a model, and that are not those of the next."""
 TASKS = ("regression", "binary", "multiclass")
 NO_YES: tuple[list[int], ...] = ([], [0, 1])
@@ -372,3 +372,10 @@ def read_record(folder: Path) -> dict[str, Any]:
             f"{known['weights_sha256'][:12]}...; copy the folder again"
         )
     return known
+
+
+def describe(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Say what a fine-tuned model is: what it predicts, its hash, how it was trained; JSON-ready."""
+    record = read_record(Path(folder))
+    training = {name: value for name, value in record["training"].items() if name != "history"}
+    return {"path": os.fspath(folder), **record, "training": training}

@@ -1,7 +1,8 @@
 """A table of measured values -> a fine-tuned model's folder with what is to be said about it. Trains nothing itself.
 
 Beside the model the folder holds ``predictions.csv`` (the table as it was, with each row's part and prediction),
-``metrics.csv``, ``learning.png``, for numbers ``parity.png``, and for ensembles of them ``calibration.png``.
+``metrics.csv``, ``learning.png``, for numbers ``parity.png``, for ensembles of them ``calibration.png``, and for
+classes ``confusion.png``.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float, Float64, Int64, Shaped
+from jaxtyping import Float64, Int64, Shaped
+from scipy.stats import spearmanr
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
+    f1_score,
     log_loss,
     matthews_corrcoef,
     mean_absolute_error,
@@ -26,17 +29,26 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from molcmim import calibration, datasets, plots
+from molcmim import calibration, datasets, tuning_plots
 from molcmim.atomic import atomic_path
 from molcmim.datasets import Audit, Split
 from molcmim.downstream import rmse
 from molcmim.files import read_chunks, with_own_error
 from molcmim.finetune import Choices, finetune, judge
 from molcmim.tuned import SIMILARITY, PropertyModel, label_columns, output_columns
+from molcmim.values import BadValues, frame_of
 
 PARTS = ("train", "valid", "test")
 NEAR = (0.0, 0.4, 0.6, 1.0)
 """Bounds of train_similarity between which the test part's errors are told apart."""
+FEWEST = 5
+"""Test molecules whose errors are told apart."""
+WIDE = 1_000
+"""Largest value of a target divided by its smallest, from which on a logarithm is advised."""
+FEW_VALID = 10
+"""Molecules of the valid part that are said to be too few to choose an epoch by."""
+CLASSES = 20
+"""Labels beyond which few rows of each look like measurements."""
 
 
 class Report:
@@ -49,7 +61,7 @@ class Report:
     predictions : DataFrame
         The table, all its columns as they were, and after them part, what the model predicts, error.
     metrics : DataFrame
-        A row for each target and part.
+        A row for each target and part, and of the test part for each range of train_similarity.
     audits : dict
         Target -> repeated molecules and leakage.
     """
@@ -58,6 +70,20 @@ class Report:
         self, model: PropertyModel, predictions: pd.DataFrame, metrics: pd.DataFrame, audits: dict[str, Audit]
     ) -> None:
         self.model, self.predictions, self.metrics, self.audits = model, predictions, metrics, audits
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the figures should be read with."""
+        found = [f"{target}: {audit}" for target, audit in self.audits.items() if audit.repeated]
+        valid = self.model.training["rows"]["valid"]
+        if valid < FEW_VALID and self.model.training["choices"]["epochs"]:
+            found.append(f"only {valid} molecule(s), the valid part, choose the epoch; --epochs 0 leaves no choice")
+        for target in self.model.task.targets if self.model.task.kind == "regression" else ():
+            values = pd.to_numeric(self.predictions[target], "coerce")
+            if values.min() > 0 and values.max() > WIDE * values.min():
+                powers = np.log10(values.max() / values.min())
+                found.append(f"{target} spans {powers:.0f} powers of ten; its logarithm is easier to predict")
+        return found
 
 
 def finetune_table(
@@ -70,6 +96,7 @@ def finetune_table(
     seed: int = 0,
     column: str | None = None,
     classify: bool = False,
+    skip_bad: bool = False,
     checkpoint: str | os.PathLike[str] = "molcmim-small",
     choices: Choices | None = None,
     device: str | None = None,
@@ -78,8 +105,8 @@ def finetune_table(
 ) -> Report:
     """Fine-tune on a file, and write the model's folder.
 
-    Rows whose molecule cannot be read, or that have no value, are in no part; they stay in the predictions, with the
-    reason in the column ``error``.
+    Rows without a value are in no part, but are predicted, too. A molecule that cannot be read has no prediction, and
+    the reason in the column ``error``.
 
     Parameters
     ----------
@@ -96,6 +123,8 @@ def finetune_table(
         Column that says of each row which part it is in, instead; see :func:`molcmim.datasets.split_by`.
     classify
         Whether the values are classes: 0 and 1, of several targets, or any labels, of one.
+    skip_bad
+        Whether values that are no numbers count as unknown, with the reason in ``error``.
     checkpoint, choices, device, progress
         See :func:`molcmim.finetune.finetune`.
     restart
@@ -111,11 +140,14 @@ def finetune_table(
     if Path(output).exists() and not restart:
         raise FileExistsError(f"{output} holds a fine-tuned model; name another folder, or replace it by --restart")
     chunks = list(read_chunks(path, column))
-    frame = datasets.frame_of(chunks, path, list(targets), classify)
+    try:
+        frame = frame_of(chunks, path, list(targets), classify, skip_bad)
+    except BadValues as error:
+        way = "labels of classes take --classify" if error.none_good else "--skip-bad-values counts them as unknown"
+        raise ValueError(f"{error}; {way}") from None
     reasons = judge(checkpoint, frame["smiles"].tolist(), choices is not None and choices.standardize)
-    unknown = frame[list(targets)].isna().all(axis=1)
-    reasons = ["no value" if r is None and empty else r for r, empty in zip(reasons, unknown, strict=True)]
-    rows = np.flatnonzero([reason is None for reason in reasons])
+    readable = np.array([reason is None for reason in reasons], bool)
+    rows = np.flatnonzero(readable & frame[list(targets)].notna().any(axis=1))
     if not len(rows):
         raise ValueError(f"{path}: no row has a molecule that can be read and a value; the first: {reasons[0]}")
     good = frame.iloc[rows].reset_index(drop=True)
@@ -135,12 +167,15 @@ def finetune_table(
         raise ValueError(f"{path} has columns that the predictions add: {', '.join(taken)}; rename them first")
     good[list(targets)] = values
     molecules = good["smiles"].to_numpy(object)
+    told = np.flatnonzero(readable)
     model = finetune(
         checkpoint, molecules[parts.train], values[parts.train], (molecules[parts.valid], values[parts.valid]),
         kind=kind, targets=targets, classes=classes, choices=choices, device=device, progress=progress,
     )  # fmt: skip
-    spelled = model.speller().read(molecules)
-    outputs = model.outputs(spelled, progress)
+    spelled = model.speller().read(frame["smiles"].to_numpy(object)[told])
+    predicted, near = model.outputs(spelled, progress), model.train_similarity(spelled)
+    measured = np.searchsorted(told, rows)
+    outputs = predicted[measured]
     said = {
         "file": Path(path).name,
         "split": how,
@@ -150,28 +185,29 @@ def finetune_table(
     }
     model.training["table"] = said
     folder = model.save(output)
-    predictions["part"] = pd.Series(dtype=object)
+    more: dict[str, pd.Series] = {"part": pd.Series(dtype=object)}
     for part, inside in zip(PARTS, parts, strict=True):
-        predictions.loc[rows[inside], "part"] = part
-    for name, told in zip(labels, model.labels(outputs).T, strict=True):
-        predictions[name] = pd.Series(told, rows, object)
-    for i, name in enumerate(model.columns):
-        predictions.loc[rows, name] = outputs[:, i]
-    near = model.train_similarity(spelled)
-    predictions.loc[rows, SIMILARITY] = near
-    predictions["error"] = reasons
+        more["part"] = pd.concat([more["part"], pd.Series(part, rows[inside], object)])
+    more |= {name: pd.Series(column, told) for name, column in zip(labels, model.labels(predicted).T, strict=True)}
+    more |= {name: pd.Series(column, told) for name, column in zip(model.columns, predicted.T, strict=True)}
+    more[SIMILARITY] = pd.Series(near, told)
+    bad_values = frame.attrs["bad_values"]
+    more["error"] = pd.Series([reason or bad_values.get(row) for row, reason in enumerate(reasons)], dtype=object)
+    predictions = pd.concat([predictions, pd.DataFrame(more, predictions.index)], axis=1)
     metrics = pd.DataFrame(
-        {"target": target, "part": part, **_metrics(model, values[inside], outputs[inside], i)}
+        {"target": target, "part": part, SIMILARITY: band, **_metrics(model, values[inside], outputs[inside], i)}
         for i, target in enumerate(targets)
-        for part, inside in [*zip(PARTS, parts, strict=True), *_by_similarity(parts.test, near)]
+        for part, band, inside in _parts(parts, near[measured])
     )
     with atomic_path(folder / "predictions.csv") as partial:
         predictions.to_csv(partial, index=False)
     with atomic_path(folder / "metrics.csv") as partial:
         metrics.to_csv(partial, index=False)
-    learning(model, folder / "learning.png")
+    tuning_plots.learning(model, folder / "learning.png")
     if kind == "regression":
-        _pictures(model, values, outputs, parts, folder)
+        tuning_plots.numbers(model, values, outputs, parts, folder)
+    else:
+        tuning_plots.classes(model, values, outputs, parts, folder / "confusion.png")
     return Report(model, predictions, metrics, {target: datasets.audit(good, parts, target) for target in targets})
 
 
@@ -182,10 +218,16 @@ def _numbered(values: Shaped[np.ndarray, "n t"], classify: bool) -> tuple[str, l
     if any(isinstance(label, str) for label in number.values()):
         number = {label: label for label in number}
     classes = sorted(set(number.values()))
+    rows = sum(label is not None for label in values.ravel())
+    if len(classes) > CLASSES and rows < 5 * len(classes):
+        raise ValueError(
+            f"the targets hold {len(classes)} different values in {rows} fields, such as {classes[0]!r}; that looks "
+            "like measurements: leave out --classify, or give labels that more rows share"
+        )
     if len(classes) < 2:
         raise ValueError(f"the targets hold {len(classes)} class(es); two are needed at least")
     if values.shape[1] > 1 and classes != [0, 1]:
-        raise ValueError(f"several targets of classes must hold 0 and 1, found {classes[:5]}")
+        raise ValueError(f"several targets of classes must hold 0 and 1 each, found {classes[:5]}")
     numbered = [[np.nan if label is None else classes.index(number[label]) for label in row] for row in values]
     return "binary" if len(classes) == 2 else "multiclass", classes, np.array(numbered, np.float64)
 
@@ -200,15 +242,14 @@ def _label(text: str) -> int | float | str:
     return number if text in (str(number), str(value)) else text
 
 
-def _by_similarity(
-    test: Int64[np.ndarray, " n_test"], near: Float64[np.ndarray, " n"]
-) -> list[tuple[str, Int64[np.ndarray, " _"]]]:
-    """Cut the test part by how similar its molecules are to the train part; what is empty is left out."""
-    found = []
+def _parts(parts: Split, near: Float64[np.ndarray, " n"]) -> list[tuple[str, str, Int64[np.ndarray, " _"]]]:
+    """Rows that errors are reported of: each part, and the test part by how similar it is to the train part."""
+    found = [(part, "", inside) for part, inside in zip(PARTS, parts, strict=True)]
     for low, high in itertools.pairwise(NEAR):
-        inside = test[(near[test] >= low) & ((near[test] < high) | (high == NEAR[-1]))]
-        if len(inside):
-            found.append((f"test, {SIMILARITY} {low:g} to {high:g}", inside))
+        own = near[parts.test]
+        inside = parts.test[(own >= low) & ((own < high) | (high == NEAR[-1]))]
+        if len(inside) >= FEWEST:
+            found.append(("test", f"{low:g} to {high:g}", inside))
     return found
 
 
@@ -224,6 +265,8 @@ def _metrics(
         predicted = outputs[known, i]
         found |= {"rmse": rmse(y, predicted), "mae": mean_absolute_error(y, predicted)}
         found["r2"] = r2_score(y, predicted) if len(y) > 1 else float("nan")
+        ranked = len(np.unique(y)) > 1 and len(np.unique(predicted)) > 1
+        found["spearman"] = float(spearmanr(y, predicted).statistic) if ranked else float("nan")
         if model.task.spread:
             std = outputs[known, len(model.task.targets) + i]
             found["miscalibration_area"] = calibration.miscalibration_area(y, predicted, std)
@@ -239,6 +282,9 @@ def _metrics(
     else:
         p = outputs[known]
         found |= {"accuracy": accuracy_score(y, p.argmax(1)), "log_loss": log_loss(y, p, labels=range(p.shape[1]))}
+        every = len(np.unique(y)) == p.shape[1]
+        found["roc_auc"] = roc_auc_score(y, p, multi_class="ovr") if every else float("nan")
+        found["macro_f1"] = f1_score(y, p.argmax(1), average="macro", zero_division=0.0)
         found["mcc"] = matthews_corrcoef(y, p.argmax(1))
     return found
 
@@ -246,68 +292,3 @@ def _metrics(
 def table(metrics: pd.DataFrame) -> str:
     """Lay metrics out for reading."""
     return str(metrics.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
-
-
-def learning(model: PropertyModel, path: Path) -> None:
-    """Draw the losses of every epoch of every member."""
-    figure = plots.new_figure(6.4, 4.2)
-    axes = figure.subplots()
-    for i, history in enumerate(model.training["history"]):
-        epochs = [entry["epoch"] for entry in history]
-        for name, style in (("train_loss", ":"), ("valid_loss", "-")):
-            label = name.replace("_loss", "") + (f", member {i + 1}" if len(model.networks) > 1 else "")
-            axes.plot(epochs, [entry[name] for entry in history], style, color=f"C{i}", label=label, linewidth=1.2)
-        lowest = min(history, key=lambda entry: entry["valid_loss"])
-        axes.plot(lowest["epoch"], lowest["valid_loss"], "o", color=f"C{i}", markersize=5)
-    unit = "squared error, standardised" if model.task.kind == "regression" else "cross entropy (nats)"
-    axes.set(xlabel="epoch (0: frozen model, kernel head; o: kept)", ylabel=f"loss ({unit})", yscale="log")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    plots.save_figure(figure, path)
-
-
-def _pictures(
-    model: PropertyModel,
-    values: Float64[np.ndarray, "n t"],
-    outputs: Float64[np.ndarray, "n _"],
-    parts: Split,
-    folder: Path,
-) -> None:
-    t = len(model.task.targets)
-    measured: dict[str, tuple[Any, Any, Any]] = {}
-    for i, target in enumerate(model.task.targets):
-        for part, inside in (("valid", parts.valid), ("test", parts.test)):
-            rows = inside[~np.isnan(values[inside, i])]
-            if len(rows):
-                std = outputs[rows, t + i] if model.task.spread else None
-                measured[f"{target}, {part}"] = values[rows, i], outputs[rows, i], std
-    panels = {f"{name}: RMSE {rmse(y, p):.3f}": (y, p) for name, (y, p, _) in measured.items()}
-    plots.parity(panels, "fine-tuned", ", ".join(model.task.targets), folder / "parity.png")
-    if model.task.spread:
-        tested = {name: entry for name, entry in measured.items() if name.endswith(", test")}
-        draw_calibration(tested or measured, folder / "calibration.png")
-
-
-def draw_calibration(curves: dict[str, tuple[Any, Any, Float[np.ndarray, " n"]]], path: Path) -> None:
-    """Draw how much of the truth predicted intervals hold, against how much they should.
-
-    Parameters
-    ----------
-    curves
-        Title -> measured values, predictions and predicted standard deviations.
-    path
-        PNG file to write.
-    """
-    figure = plots.new_figure(5.0, 5.0)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-    for name, (y, predicted, std) in curves.items():
-        area = calibration.miscalibration_area(y, predicted, std)
-        ence = calibration.normalized_error(y, predicted, std)
-        label = f"{name}: area {area:.3f}, ENCE {ence:.2f}"
-        axes.plot(calibration.PROPORTIONS, calibration.coverage(y, predicted, std), label=label)
-    axes.set(xlabel="share that the interval should hold", ylabel="share that it holds", aspect="equal")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="upper left")
-    plots.save_figure(figure, path)

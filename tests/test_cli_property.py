@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from molcmim import bulk, cli_generation, tuning_report
 from molcmim.cli import app
+from molcmim.datasets import Split
 from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
 from molcmim.smiles import similarities
 from molcmim.tuned import PropertyModel
@@ -47,8 +48,9 @@ def folder(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         "--checkpoint", tiny_checkpoint, "-o", place / "model", "--strict",
     )  # fmt: skip
     assert run.exit_code == 2, run.output  # there are bad rows
-    assert "48 rows, 3 left out" in run.stderr
-    assert "test in train: 0" in run.stderr
+    assert "48 rows, 45 of them in a part, 2 with errors (reasons are in predictions.csv)" in run.stderr
+    assert "repeat" not in run.stderr
+    assert "to know: only 4 molecule(s), the valid part, choose the epoch" in run.stderr
     assert "rmse" in run.stdout
     return place
 
@@ -58,10 +60,10 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     for name in ("parity.png", "learning.png", "calibration.png"):
         assert (model / name).read_bytes()[:8] == PNG
     table = pd.read_csv(model / "predictions.csv")
-    assert table["error"].dropna().to_dict().keys() == {3, 5, 9}
+    assert table["error"].dropna().to_dict().keys() == {3, 9}
     assert "unclosed ring" in table["error"][3]
     assert "602 tokens" in table["error"][9]
-    assert table["error"][5] == "no value"
+    assert table["part"].isna().to_numpy().nonzero()[0].tolist() == [3, 5, 9]  # 5 has no value, but is predicted
     assert table["part"].value_counts().to_dict() == {"train": 36, "valid": 4, "test": 5}
     assert table.columns.tolist() == [
         "name", "SMILES", "logP", "double", "part",
@@ -73,18 +75,17 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     predicted = PropertyModel.load(model, "cpu").predict(good["SMILES"])
     np.testing.assert_allclose(good[table.columns[5:9]], predicted, atol=1e-4)
     near = good["train_similarity"].groupby(good["part"]).agg(["min", "max"])
+    assert not good["train_similarity"].isna().any()
     assert near.loc["train"].tolist() == [1, 1]
     assert 0 < near.loc["test", "min"] < near.loc["test", "max"] <= 1
-    metrics = pd.read_csv(model / "metrics.csv").set_index(["target", "part"])
+    metrics = pd.read_csv(model / "metrics.csv").fillna({"train_similarity": ""})
+    assert metrics.columns[:4].tolist() == ["target", "part", "train_similarity", "n"]
+    metrics = metrics.set_index(["target", "part", "train_similarity"])
     test = good[good["part"] == "test"].dropna(subset="double")
-    assert metrics.loc[("double", "test"), "n"] == len(test)
-    rmse = np.sqrt(((test["double"] - test["double_predicted"]) ** 2).mean())
-    assert metrics.loc[("double", "test"), "rmse"] == pytest.approx(rmse, rel=1e-4)
-    by_similarity = metrics.loc["double"].filter(like="test, train_similarity", axis=0)
-    assert by_similarity["n"].sum() == len(test)
-    assert (by_similarity["n"] * by_similarity["rmse"] ** 2).sum() == pytest.approx(rmse**2 * len(test), rel=1e-4)
-    closest = test[test["train_similarity"] >= 0.6]
-    assert by_similarity["n"].get("test, train_similarity 0.6 to 1", 0) == len(closest)
+    said = metrics.loc[("double", "test", "")]
+    assert said["n"] == len(test)
+    assert said["rmse"] == pytest.approx(np.sqrt(((test["double"] - test["double_predicted"]) ** 2).mean()), rel=1e-4)
+    assert said["spearman"] == pytest.approx(test[["double", "double_predicted"]].corr("spearman").iloc[0, 1])
     facts = json.loads((model / "finetuned.json").read_text())
     assert facts["training"]["table"] == {
         "file": "data.csv", "split": "random", "seed": 0, "rows": 48, "left_out": 3
@@ -92,16 +93,15 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     assert facts["training"]["rows"] == {"train": 36, "valid": 4}
 
 
-def test_the_test_part_is_cut_by_similarity() -> None:
+def test_the_test_part_is_cut_by_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
     near = np.array([0.0, 0.39, 1.0, 0.4, 0.6, 0.5, 1.0, 0.2])
-    found = tuning_report._by_similarity(np.array([7, 2, 3, 4, 1]), near)
-    assert [name for name, _ in found] == [
-        f"test, train_similarity {cut}" for cut in ("0 to 0.4", "0.4 to 0.6", "0.6 to 1")
-    ]
-    assert [rows.tolist() for _, rows in found] == [[7, 1], [3], [2, 4]]
-    assert [name for name, _ in tuning_report._by_similarity(np.array([5]), near)] == [
-        "test, train_similarity 0.4 to 0.6"
-    ]
+    parts = Split(np.array([0]), np.array([5, 6]), np.array([7, 2, 3, 4, 1]))
+    monkeypatch.setattr(tuning_report, "FEWEST", 1)
+    found = [(part, band, rows.tolist()) for part, band, rows in tuning_report._parts(parts, near)]
+    whole = [("train", "", [0]), ("valid", "", [5, 6]), ("test", "", [7, 2, 3, 4, 1])]
+    assert found == [*whole, ("test", "0 to 0.4", [7, 1]), ("test", "0.4 to 0.6", [3]), ("test", "0.6 to 1", [2, 4])]
+    monkeypatch.setattr(tuning_report, "FEWEST", 2)  # less says nothing
+    assert [band for _, band, _ in tuning_report._parts(parts, near)] == ["", "", "", "0 to 0.4", "0.6 to 1"]
 
 
 def test_estimators_open_the_same_folder(folder: Path) -> None:
@@ -112,7 +112,7 @@ def test_estimators_open_the_same_folder(folder: Path) -> None:
     assert regressor.get_params()["ensemble"] == 2
     table = pd.read_csv(folder / "model" / "predictions.csv").dropna(subset="train_similarity")
     np.testing.assert_allclose(regressor.train_similarity(table["SMILES"]), table["train_similarity"], atol=1e-6)
-    with pytest.raises(ValueError, match="holds a model for regression; load it with the other estimator"):
+    with pytest.raises(ValueError, match=r"holds a model for regression; use MolCMIMRegressor\.load"):
         MolCMIMClassifier.load(folder / "model")
 
 
@@ -271,15 +271,16 @@ def test_labels_of_classes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.exit_code == 0, run.output
     found = pd.read_csv(tmp_path / "model" / "predictions.csv")
-    assert found["error"][0] == "no value"
+    assert not found["error"].notna().any()
+    assert found["part"].isna().tolist() == [True] + [False] * 47
+    assert (tmp_path / "model" / "confusion.png").read_bytes()[:8] == PNG
     assert found["phase"][1:].tolist() == labels[1:]
     classifier = MolCMIMClassifier.load(tmp_path / "model", "cpu")
     assert classifier.classes_.tolist() == ["brine", "oil"]
+    assert found["phase_predicted"].tolist() == classifier.predict(SMILES).tolist()  # that without a value, too
     both = found[["phase_probability_brine", "phase_probability_oil"]][1:]
-    np.testing.assert_allclose(classifier.predict_proba(SMILES[1:]), both)
-    assert found["phase_predicted"].isna().tolist() == [True] + [False] * 47
+    np.testing.assert_allclose(classifier.predict_proba(SMILES[1:]), both, rtol=1e-5)
     assert found["phase_predicted"][1:].tolist() == np.array(["brine", "oil"])[both.to_numpy().argmax(1)].tolist()
-    assert found["phase_predicted"][1:].tolist() == classifier.predict(SMILES[1:]).tolist()
     train = found.query("part == 'train'")
     said = pd.read_csv(tmp_path / "model" / "metrics.csv").set_index("part").loc["train"]
     assert said["accuracy"] == pytest.approx((train["phase"] == train["phase_predicted"]).mean())
@@ -355,3 +356,56 @@ def test_labels_are_numbers_only_if_they_are_written_so() -> None:
     assert classes("0.5", "-1", "2") == [-1, 0.5, 2]
     assert classes("01", "1", "2") == ["01", "1", "2"]
     assert classes("1_2", "12") == ["12", "1_2"]
+
+
+def test_what_looks_like_measurements_is_no_class(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    texts = [f"{value:.3f}" for value in LOGP]
+    texts[3], texts[7] = "<0.5", "n.d."
+    pd.DataFrame({"smiles": SMILES, "y": texts, "kind": "a"}).to_csv(tmp_path / "t.csv", index=False)
+    common = ["finetune", tmp_path / "t.csv", "--target", "y", "--epochs", 0, "--checkpoint", tiny_checkpoint,
+              "--set", "waves=16", "-o", tmp_path / "m"]  # fmt: skip
+    run = command(*common)
+    assert run.exit_code == 1
+    assert "row 3, y: '<0.5' is no finite number; row 7, y: 'n.d.'" in run.stderr
+    assert run.stderr.endswith("--skip-bad-values counts them as unknown\n")
+    assert "different values in 48 fields, such as" in command(*common, "--classify").stderr
+    kind = command("finetune", tmp_path / "t.csv", "--target", "kind", "-o", tmp_path / "m")
+    assert kind.stderr.endswith("labels of classes take --classify\n")
+    assert not (tmp_path / "m").exists()
+    run = command(*common, "--skip-bad-values")
+    assert run.exit_code == 0, run.output
+    found = pd.read_csv(tmp_path / "m" / "predictions.csv")
+    assert found["error"].dropna().to_dict() == {
+        3: "y: '<0.5' is no finite number", 7: "y: 'n.d.' is no finite number"
+    }  # fmt: skip
+    assert found["y_predicted"].notna().all()
+    assert found["part"].isna().sum() == 2
+
+
+def test_warnings(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    molecules, ic50 = [*SMILES, *SMILES[:9]], [*10 ** np.array(LOGP), *10 ** np.array(LOGP[:9])]
+    pd.DataFrame({"smiles": molecules, "ic50": ic50}).to_csv(tmp_path / "t.csv", index=False)
+    run = command(
+        "finetune", tmp_path / "t.csv", "--target", "ic50", "--epochs", 0, "--checkpoint", tiny_checkpoint,
+        "--set", "waves=16", "-o", tmp_path / "m",
+    )  # fmt: skip
+    assert run.exit_code == 0, run.output
+    assert "to know: ic50: 9 row(s) repeat an earlier molecule; " in run.stderr
+    assert "so errors there are too low" in run.stderr
+    powers = np.log10(max(ic50) / min(ic50))
+    assert f"to know: ic50 spans {powers:.0f} powers of ten; its logarithm is easier to predict" in run.stderr
+    assert "choose the epoch" not in run.stderr
+
+
+def test_info_and_an_oracle_of_one_target(folder: Path) -> None:
+    said = json.loads(command("info", folder / "model", "--json").stdout)
+    assert said["task"]["targets"] == ["logP", "double"]
+    assert said["training"]["table"]["file"] == "data.csv"
+    assert "history" not in said["training"]
+    assert "targets" in command("info", folder / "model").stdout
+    regressor = MolCMIMRegressor.load(folder / "model", "cpu")
+    oracle = cli_generation._oracle(f"regressor:{folder / 'model'}:double")
+    np.testing.assert_allclose(oracle(SMILES[:5]), regressor.predict(SMILES[:5])[:, 1])
+    run = command("optimize", "CCO", "--oracle", f"regressor:{folder / 'model'}", "--checkpoint", "molcmim-small")
+    assert run.exit_code == 2
+    assert "name one of the targets of" in run.stderr

@@ -208,7 +208,10 @@ def test_audit_counts_repeats_conflicts_and_leaks(shared_data: Path) -> None:
     assert found.duplicates == 3
     assert found.conflicts == found.repeated[:1]
     assert found.leaked == {"valid in train": 2, "test in train": 1, "test in valid": 1}
-    assert str(found).startswith("3 rows repeat an earlier molecule; 1 repeated molecules have different values")
+    assert str(found).startswith(
+        "3 row(s) repeat an earlier molecule; 1 of these molecules have values that differ, by"
+    )
+    assert str(found).endswith("1 row(s) of test hold molecules of valid, so errors there are too low")
 
     esol = datasets.audit(datasets.load("esol", shared_data / "moleculenet"))
     assert esol.duplicates == 11

@@ -103,7 +103,7 @@ def test_smiles_column_is_found(tmp_path: Path, header: str, found: str) -> None
 @pytest.mark.parametrize(
     ("name", "data", "options", "message"),
     [
-        ("m.csv", "id,mol\n1,C\n", {}, "no column with 'smiles' in the name; .* present: id, mol"),
+        ("m.csv", "id,mol\n1,C\n", {}, r"no column with 'smiles' in the name; .* present \(--column\): id, mol"),
         ("m.csv", "smiles_a,smiles_b\nC,C\n", {}, "several columns with 'smiles'.*smiles_a, smiles_b"),
         ("m.csv", "id,mol\n1,C\n", {"column": "drug"}, "no column 'drug'; the columns present: id, mol"),
         ("m.csv", "smiles,y\nC,1\nCC\n", {}, r"m.csv, line 3: 1 fields, where the header has 2: 'CC'"),

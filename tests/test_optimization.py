@@ -349,7 +349,7 @@ def test_what_was_done_is_kept_when_the_oracle_breaks(run, tmp_path) -> None:
             kept.update(molecules)
         return chains.oxygens(molecules)[: None if calls < 4 else -1]
 
-    with pytest.raises(ValueError, match="it must return one number for each"):
+    with pytest.raises(ValueError, match="it must return a list with one number for each"):
         run(oracle=oracle, log=tmp_path / "log.parquet", codes=8)
     log = pq.read_table(tmp_path / "log.parquet").to_pandas()
     assert set(log["canonical"][log["call"].notna()]) == kept
@@ -389,7 +389,7 @@ def test_numbers_of_numpy_are_logged(tmp_path) -> None:
         ({"method": "annealing"}, "unknown method 'annealing'; known are cma, perturbation, best-of-n"),
         ({"oracle": "beauty"}, "unknown oracle 'beauty'"),
         ({"oracle": {"score": "qed", "similarity": "sa"}}, "no objective can be called score, similarity"),
-        ({"oracle": lambda molecules: [1.0]}, "given 3 molecules and returned 1 scores"),
+        ({"oracle": lambda molecules: [1.0]}, "list of 3 molecule.s. and returned 1 scores"),
         ({"oracle": lambda molecules: 1 / 0}, "the oracle failed for each of .*: ZeroDivisionError: division by zero"),
     ],
 )

@@ -71,7 +71,7 @@ def test_scores_of_any_kind(answer) -> None:
 
 def test_the_wrong_number_of_scores_is_an_error() -> None:
     for answer, what in (([1.0], "1 scores"), ([1.0] * 5, "5 scores"), (0.5, "0.5"), (None, "None")):
-        with pytest.raises(ValueError, match=f"given 4 molecules and returned {what}; it must return one number for"):
+        with pytest.raises(ValueError, match=rf"list of 4 molecule.s. and returned {what}.*; it must return a list"):
             Scorer(lambda molecules, answer=answer: answer).score(FEW)
 
 

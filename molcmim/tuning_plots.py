@@ -1,0 +1,151 @@
+"""Pictures of a fine-tuned model: learning curve, parity, calibration, confusion. Computes no prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float64, Shaped
+from sklearn.metrics import confusion_matrix
+
+from molcmim import calibration, plots
+from molcmim.datasets import Split
+from molcmim.downstream import rmse
+from molcmim.tuned import PropertyModel
+
+CLASSES = 20
+"""Classes that a confusion matrix has room for."""
+TARGETS = 12
+"""Targets whose confusion matrices are drawn, at most."""
+
+
+def learning(model: PropertyModel, path: Path) -> None:
+    """Draw the losses of every epoch of every member."""
+    figure = plots.new_figure(6.4, 4.2)
+    axes = figure.subplots()
+    for i, history in enumerate(model.training["history"]):
+        epochs = [entry["epoch"] for entry in history]
+        for name, style in (("train_loss", ":"), ("valid_loss", "-")):
+            label = name.replace("_loss", "") + (f", member {i + 1}" if len(model.networks) > 1 else "")
+            axes.plot(epochs, [entry[name] for entry in history], style, color=f"C{i}", label=label, linewidth=1.2)
+        lowest = min(history, key=lambda entry: entry["valid_loss"])
+        axes.plot(
+            lowest["epoch"], lowest["valid_loss"], "o", color=f"C{i}", markersize=5, label="kept" if i == 0 else None
+        )
+    unit = "squared error, standardised" if model.task.kind == "regression" else "cross entropy (nats)"
+    axes.set(xlabel="epoch (0: frozen model, kernel head)", ylabel=f"loss ({unit})", yscale="log")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    plots.save_figure(figure, path)
+
+
+def numbers(
+    model: PropertyModel,
+    values: Float64[np.ndarray, "n t"],
+    outputs: Float64[np.ndarray, "n _"],
+    parts: Split,
+    folder: Path,
+) -> None:
+    """Draw predicted against measured values of the valid and test parts, and of an ensemble its calibration."""
+    t = len(model.task.targets)
+    units: dict[str, str] = {}
+    measured: dict[str, tuple[Any, Any, Any]] = {}
+    for i, target in enumerate(model.task.targets):
+        for part, inside in (("valid", parts.valid), ("test", parts.test)):
+            rows = inside[~np.isnan(values[inside, i])]
+            if len(rows):
+                std = outputs[rows, t + i] if model.task.spread else None
+                units[f"{target}, {part}"] = target
+                measured[f"{target}, {part}"] = values[rows, i], outputs[rows, i], std
+    panels = {f"{name}: RMSE {rmse(y, p):.3g}": (y, p) for name, (y, p, _) in measured.items()}
+    plots.parity(panels, list(units.values()), folder / "parity.png")
+    if model.task.spread:
+        tested = {name: entry for name, entry in measured.items() if name.endswith(", test")}
+        draw_calibration(tested or measured, folder / "calibration.png")
+
+
+def draw_calibration(curves: dict[str, tuple[Any, Any, Float[np.ndarray, " n"]]], path: Path) -> None:
+    """Draw how much of the truth predicted intervals hold, against how much they should.
+
+    Parameters
+    ----------
+    curves
+        Title -> measured values, predictions and predicted standard deviations.
+    path
+        PNG file to write.
+    """
+    figure = plots.new_figure(5.0, 5.0)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    for name, (y, predicted, std) in curves.items():
+        area = calibration.miscalibration_area(y, predicted, std)
+        ence = calibration.normalized_error(y, predicted, std)
+        label = f"{name}: area {area:.3f}, ENCE {ence:.2f}"
+        axes.plot(calibration.PROPORTIONS, calibration.coverage(y, predicted, std), label=label)
+    axes.set(xlabel="nominal coverage", ylabel="observed coverage", aspect="equal")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="upper left")
+    plots.save_figure(figure, path)
+
+
+def classes(
+    model: PropertyModel,
+    values: Float64[np.ndarray, "n t"],
+    outputs: Float64[np.ndarray, "n _"],
+    parts: Split,
+    path: Path,
+) -> None:
+    """Draw which classes are taken for which: a matrix for each target, of the test part, or of valid without one."""
+    labels = [str(label) for label in model.task.classes or (0, 1)]
+    if len(labels) > CLASSES:
+        return
+    part, rows = ("test", parts.test) if len(parts.test) else ("valid", parts.valid)
+    told = model.labels(outputs[rows])
+    panels = {}
+    for i, target in enumerate(model.task.targets[:TARGETS]):
+        known = ~np.isnan(values[rows, i])
+        truth = [labels[int(number)] for number in values[rows[known], i]]
+        if truth:
+            panels[f"{target}, {part} ({len(truth)})"] = confusion_matrix(
+                truth, told[known, i].astype(str), labels=labels
+            )
+    if panels:
+        draw_confusion(panels, labels, path)
+
+
+def draw_confusion(panels: dict[str, Shaped[np.ndarray, "k k"]], labels: Sequence[str], path: Path) -> None:
+    """Draw confusion matrices, coloured by each row's shares.
+
+    Parameters
+    ----------
+    panels
+        Title -> counts, a row for each true class, a column for each predicted one.
+    labels
+        Of the classes, in order.
+    path
+        PNG file to write.
+    """
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    side = max(2.6, 0.45 * len(labels) + 1.2)
+    figure = plots.new_figure(side * columns + 0.6, side * rows + 0.6)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, counts) in zip(grid.flat, panels.items(), strict=False):
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for (row, column), count in np.ndenumerate(counts):
+            dark = shares[row, column] > 0.5
+            axes.text(
+                column, row, f"{count:,}", ha="center", va="center", fontsize=8, color="white" if dark else "black"
+            )
+        axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 4 else 0, fontsize=8)
+        axes.set_yticks(range(len(labels)), labels, fontsize=8)
+        axes.set_title(title, fontsize=9)
+    figure.supxlabel("predicted", fontsize=10)
+    figure.supylabel("measured", fontsize=10)
+    plots.save_figure(figure, path)
