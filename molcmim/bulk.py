@@ -188,7 +188,7 @@ def predict_file(
     kind = pa.array(loaded.task.classes or [0, 1]).type
 
     def label(X: np.ndarray) -> dict[str, pa.Array]:
-        labels = loaded.labels(X[:, : len(loaded.columns)])
+        labels = loaded.task.labels(X[:, : len(loaded.columns)])
         return {name: pa.array(column, kind) for name, column in zip(names, labels.T, strict=True)}
 
     work = Work(

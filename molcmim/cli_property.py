@@ -76,7 +76,7 @@ def finetune(
     """
     import sys
 
-    from molcmim import tuning_report
+    from molcmim import property_metrics, tuning_report
     from molcmim.finetune import Choices
 
     settings = {"embedding": embedding, "ensemble": ensemble, "standardize": standardize, "seed": seed}
@@ -87,7 +87,7 @@ def finetune(
         choices=Choices.of({**settings, **assigned(choices)}), device=device, restart=restart,
         progress=sys.stderr.isatty(),
     )  # fmt: skip
-    typer.echo(tuning_report.table(report.metrics))
+    typer.echo(property_metrics.as_text(report.metrics))
     for warning in report.warnings:
         typer.echo(f"to know: {warning}", err=True)
     bad = int(report.predictions["error"].notna().sum())
@@ -113,15 +113,33 @@ def predict(
     ] = None,
     device: Device = None,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows that are worked on at a time.")] = 2_000,
+    measured: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Column of INPUT that holds measured values, one for each target, in order: errors and pictures are "
+            "written beside OUTPUT.",
+        ),
+    ] = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,
 ) -> None:
-    """Predict a file of molecules; the same command resumes where a killed one stopped."""
+    """Predict a file of molecules; the same command resumes where a killed one stopped.
+
+    With --measured it also says how wrong the predictions are, as .metrics.csv beside OUTPUT, with the pictures that
+    `molcmim finetune` draws.
+    """
     from molcmim.bulk import predict_file
 
+    if measured and output.suffix == ".npy":
+        raise typer.BadParameter("an .npy file has no column of measured values; write .csv", param_hint="--output")
     done = predict_file(
         input, output, model, column=column, format=format, chunk_rows=chunk_rows, workers=workers, device=device,
         restart=restart,
     )  # fmt: skip
     typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
+    if measured:
+        from molcmim import property_metrics, prospective
+
+        typer.echo(property_metrics.as_text(prospective.assess(model, output, measured, column)))
     if strict and done.bad:
         raise typer.Exit(2)

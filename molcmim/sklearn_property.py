@@ -343,7 +343,7 @@ class MolCMIMClassifier(ClassifierMixin, _Property):
 
     def predict(self, X: Any) -> Any:
         """Most probable labels, (n,) or (n, t); None (of several targets: NaN) for bad molecules under "nan"."""
-        labels = self.model_.labels(self._outputs(X))
+        labels = self.model_.task.labels(self._outputs(X))
         bad = pd.isna(labels).any()
         if len(self.targets_) > 1:
             return labels.astype(np.float64 if bad else self.classes_.dtype)

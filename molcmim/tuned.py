@@ -84,6 +84,23 @@ class Task:
         """Numbers that the network puts out."""
         return len(self.classes) if self.kind == "multiclass" else len(self.targets)
 
+    def labels(self, outputs: Float[np.ndarray, "n _"]) -> Shaped[np.ndarray, "n t"]:
+        """Most probable label of each target, by :meth:`PropertyModel.outputs`; None in rows of NaN, nothing of numbers.
+
+        Returns
+        -------
+        ndarray of object, shape (n, t)
+            Their names are :func:`label_columns`.
+        """
+        if self.kind == "regression":
+            return np.empty((len(outputs), 0), object)
+        if self.kind == "binary" and self.classes in NO_YES:
+            found = np.array([0, 1], object)[(outputs > 0.5).astype(int)]
+        else:
+            found = np.array(self.classes, object)[outputs.argmax(1)[:, None]]
+        found[np.isnan(outputs).any(1)] = None
+        return found
+
 
 def output_columns(kind: str, targets: Sequence[str], classes: Sequence[Any], spread: bool) -> list[str]:
     """Names of predictions: of targets, or classes, and with `spread` of the uncertainties of an ensemble."""
@@ -196,23 +213,6 @@ class PropertyModel:
         good = spelled.which >= 0
         aligned[good] = means[spelled.which[good]]
         return aligned
-
-    def labels(self, outputs: Float[np.ndarray, "n _"]) -> Shaped[np.ndarray, "n t"]:
-        """Most probable label of each target, by what :meth:`outputs` gave; None in rows of NaN, no column of numbers.
-
-        Returns
-        -------
-        ndarray of object, shape (n, t)
-            Their names are :func:`label_columns`.
-        """
-        if self.task.kind == "regression":
-            return np.empty((len(outputs), 0), object)
-        if self.task.kind == "binary" and self.task.classes in NO_YES:
-            found = np.array([0, 1], object)[(outputs > 0.5).astype(int)]
-        else:
-            found = np.array(self.task.classes, object)[outputs.argmax(1)[:, None]]
-        found[np.isnan(outputs).any(1)] = None
-        return found
 
     def train_similarity(self, spelled: Spelled) -> Float64[np.ndarray, " n"]:
         """Highest Tanimoto similarity to a molecule of the train part, by :func:`molcmim.similarity.highest`.

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Float64, Int64, Shaped
 from sklearn.metrics import confusion_matrix
 
 from molcmim import calibration, plots
-from molcmim.datasets import Split
 from molcmim.downstream import rmse
-from molcmim.tuned import PropertyModel
+from molcmim.tuned import PropertyModel, Task
 
 CLASSES = 20
 """Classes that a confusion matrix has room for."""
@@ -43,28 +42,38 @@ def learning(model: PropertyModel, path: Path) -> None:
 
 
 def numbers(
-    model: PropertyModel,
+    task: Task,
     values: Float64[np.ndarray, "n t"],
     outputs: Float64[np.ndarray, "n _"],
-    parts: Split,
-    folder: Path,
+    parts: Mapping[str, Int64[np.ndarray, " _"]],
+    parity: Path,
+    calibrated: Path,
 ) -> None:
-    """Draw predicted against measured values of the valid and test parts, and of an ensemble its calibration."""
-    t = len(model.task.targets)
-    units: dict[str, str] = {}
-    measured: dict[str, tuple[Any, Any, Any]] = {}
-    for i, target in enumerate(model.task.targets):
-        for part, inside in (("valid", parts.valid), ("test", parts.test)):
+    """Draw predicted against measured values of each target and part, and of an ensemble the last part's calibration.
+
+    Parameters
+    ----------
+    task, values, outputs, parts
+        As for :func:`molcmim.property_metrics.table`.
+    parity, calibrated
+        PNG files to write.
+    """
+    units: list[str] = []
+    panels, curves = {}, {}
+    for i, target in enumerate(task.targets):
+        for part, inside in parts.items():
             rows = inside[~np.isnan(values[inside, i])]
             if len(rows):
-                std = outputs[rows, t + i] if model.task.spread else None
-                units[f"{target}, {part}"] = target
-                measured[f"{target}, {part}"] = values[rows, i], outputs[rows, i], std
-    panels = {f"{name}: RMSE {rmse(y, p):.3g}": (y, p) for name, (y, p, _) in measured.items()}
-    plots.parity(panels, list(units.values()), folder / "parity.png")
-    if model.task.spread:
-        tested = {name: entry for name, entry in measured.items() if name.endswith(", test")}
-        draw_calibration(tested or measured, folder / "calibration.png")
+                y, predicted = values[rows, i], outputs[rows, i]
+                units.append(target)
+                panels[f"{target}, {part}: RMSE {rmse(y, predicted):.3g}"] = y, predicted
+                if task.spread:
+                    curves[f"{target}, {part}"] = y, predicted, outputs[rows, len(task.targets) + i]
+    if panels:
+        plots.parity(panels, units, parity)
+    last = {name: curve for name, curve in curves.items() if name.endswith(f", {[*parts][-1]}")}
+    if curves:
+        draw_calibration(last or curves, calibrated)
 
 
 def draw_calibration(curves: dict[str, tuple[Any, Any, Float[np.ndarray, " n"]]], path: Path) -> None:
@@ -92,26 +101,33 @@ def draw_calibration(curves: dict[str, tuple[Any, Any, Float[np.ndarray, " n"]]]
 
 
 def classes(
-    model: PropertyModel,
+    task: Task,
     values: Float64[np.ndarray, "n t"],
     outputs: Float64[np.ndarray, "n _"],
-    parts: Split,
+    parts: Mapping[str, Int64[np.ndarray, " _"]],
     path: Path,
 ) -> None:
-    """Draw which classes are taken for which: a matrix for each target, of the test part, or of valid without one."""
-    labels = [str(label) for label in model.task.classes or (0, 1)]
+    """Draw which classes are taken for which: a matrix for each target and part, if there are few enough.
+
+    Parameters
+    ----------
+    task, values, outputs, parts
+        As for :func:`molcmim.property_metrics.table`.
+    path
+        PNG file to write.
+    """
+    labels = [str(label) for label in task.classes or (0, 1)]
     if len(labels) > CLASSES:
         return
-    part, rows = ("test", parts.test) if len(parts.test) else ("valid", parts.valid)
-    told = model.labels(outputs[rows])
     panels = {}
-    for i, target in enumerate(model.task.targets[:TARGETS]):
-        known = ~np.isnan(values[rows, i])
-        truth = [labels[int(number)] for number in values[rows[known], i]]
-        if truth:
-            panels[f"{target}, {part} ({len(truth)})"] = confusion_matrix(
-                truth, told[known, i].astype(str), labels=labels
-            )
+    for part, rows in parts.items():
+        told = task.labels(outputs[rows])
+        for i, target in enumerate(task.targets[:TARGETS]):
+            known = ~np.isnan(values[rows, i])
+            truth = [labels[int(number)] for number in values[rows[known], i]]
+            if truth:
+                counts = confusion_matrix(truth, told[known, i].astype(str), labels=labels)
+                panels[f"{target}, {part} ({len(truth)})"] = counts
     if panels:
         draw_confusion(panels, labels, path)
 

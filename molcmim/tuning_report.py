@@ -7,7 +7,6 @@ classes ``confusion.png``.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,33 +15,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float64, Int64, Shaped
-from scipy.stats import spearmanr
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    f1_score,
-    log_loss,
-    matthews_corrcoef,
-    mean_absolute_error,
-    r2_score,
-    roc_auc_score,
-)
+from jaxtyping import Float64, Shaped
 
-from molcmim import calibration, datasets, tuning_plots
+from molcmim import datasets, property_metrics, tuning_plots
 from molcmim.atomic import atomic_path
-from molcmim.datasets import Audit, Split
-from molcmim.downstream import rmse
+from molcmim.datasets import Audit
 from molcmim.files import read_chunks, with_own_error
 from molcmim.finetune import Choices, finetune, judge
 from molcmim.tuned import SIMILARITY, PropertyModel, label_columns, output_columns
 from molcmim.values import BadValues, frame_of
 
 PARTS = ("train", "valid", "test")
-NEAR = (0.0, 0.4, 0.6, 1.0)
-"""Bounds of train_similarity between which the test part's errors are told apart."""
-FEWEST = 5
-"""Test molecules whose errors are told apart."""
 WIDE = 1_000
 """Largest value of a target divided by its smallest, from which on a logarithm is advised."""
 FEW_VALID = 10
@@ -188,26 +171,24 @@ def finetune_table(
     more: dict[str, pd.Series] = {"part": pd.Series(dtype=object)}
     for part, inside in zip(PARTS, parts, strict=True):
         more["part"] = pd.concat([more["part"], pd.Series(part, rows[inside], object)])
-    more |= {name: pd.Series(column, told) for name, column in zip(labels, model.labels(predicted).T, strict=True)}
+    more |= {name: pd.Series(column, told) for name, column in zip(labels, model.task.labels(predicted).T, strict=True)}
     more |= {name: pd.Series(column, told) for name, column in zip(model.columns, predicted.T, strict=True)}
     more[SIMILARITY] = pd.Series(near, told)
     bad_values = frame.attrs["bad_values"]
     more["error"] = pd.Series([reason or bad_values.get(row) for row, reason in enumerate(reasons)], dtype=object)
     predictions = pd.concat([predictions, pd.DataFrame(more, predictions.index)], axis=1)
-    metrics = pd.DataFrame(
-        {"target": target, "part": part, SIMILARITY: band, **_metrics(model, values[inside], outputs[inside], i)}
-        for i, target in enumerate(targets)
-        for part, band, inside in _parts(parts, near[measured])
-    )
+    metrics = property_metrics.table(model.task, values, outputs, parts._asdict(), near[measured])
     with atomic_path(folder / "predictions.csv") as partial:
         predictions.to_csv(partial, index=False)
     with atomic_path(folder / "metrics.csv") as partial:
         metrics.to_csv(partial, index=False)
     tuning_plots.learning(model, folder / "learning.png")
     if kind == "regression":
-        tuning_plots.numbers(model, values, outputs, parts, folder)
+        seen = {"valid": parts.valid, "test": parts.test}
+        tuning_plots.numbers(model.task, values, outputs, seen, folder / "parity.png", folder / "calibration.png")
     else:
-        tuning_plots.classes(model, values, outputs, parts, folder / "confusion.png")
+        part = "test" if len(parts.test) else "valid"
+        tuning_plots.classes(model.task, values, outputs, {part: getattr(parts, part)}, folder / "confusion.png")
     return Report(model, predictions, metrics, {target: datasets.audit(good, parts, target) for target in targets})
 
 
@@ -240,55 +221,3 @@ def _label(text: str) -> int | float | str:
         return text
     number = int(value) if value.is_integer() else value
     return number if text in (str(number), str(value)) else text
-
-
-def _parts(parts: Split, near: Float64[np.ndarray, " n"]) -> list[tuple[str, str, Int64[np.ndarray, " _"]]]:
-    """Rows that errors are reported of: each part, and the test part by how similar it is to the train part."""
-    found = [(part, "", inside) for part, inside in zip(PARTS, parts, strict=True)]
-    for low, high in itertools.pairwise(NEAR):
-        own = near[parts.test]
-        inside = parts.test[(own >= low) & ((own < high) | (high == NEAR[-1]))]
-        if len(inside) >= FEWEST:
-            found.append(("test", f"{low:g} to {high:g}", inside))
-    return found
-
-
-def _metrics(
-    model: PropertyModel, values: Float64[np.ndarray, "m t"], outputs: Float64[np.ndarray, "m _"], i: int
-) -> dict[str, Any]:
-    known = ~np.isnan(values[:, i])
-    y = values[known, i]
-    if not len(y):
-        return {"n": 0}
-    found: dict[str, Any] = {"n": len(y)}
-    if model.task.kind == "regression":
-        predicted = outputs[known, i]
-        found |= {"rmse": rmse(y, predicted), "mae": mean_absolute_error(y, predicted)}
-        found["r2"] = r2_score(y, predicted) if len(y) > 1 else float("nan")
-        ranked = len(np.unique(y)) > 1 and len(np.unique(predicted)) > 1
-        found["spearman"] = float(spearmanr(y, predicted).statistic) if ranked else float("nan")
-        if model.task.spread:
-            std = outputs[known, len(model.task.targets) + i]
-            found["miscalibration_area"] = calibration.miscalibration_area(y, predicted, std)
-            found["ence"] = calibration.normalized_error(y, predicted, std)
-    elif model.task.kind == "binary":
-        p = outputs[known, i if outputs.shape[1] == len(model.task.targets) else 1]
-        found |= {"accuracy": accuracy_score(y, p > 0.5), "log_loss": log_loss(y, p, labels=[0, 1])}
-        # of a rare class accuracy says little: nine of ten right is what "never" says of one in ten
-        both = len(np.unique(y)) == 2
-        found["roc_auc"] = roc_auc_score(y, p) if both else float("nan")
-        found["average_precision"] = average_precision_score(y, p) if both else float("nan")
-        found["mcc"] = matthews_corrcoef(y, p > 0.5) if both else float("nan")
-    else:
-        p = outputs[known]
-        found |= {"accuracy": accuracy_score(y, p.argmax(1)), "log_loss": log_loss(y, p, labels=range(p.shape[1]))}
-        every = len(np.unique(y)) == p.shape[1]
-        found["roc_auc"] = roc_auc_score(y, p, multi_class="ovr") if every else float("nan")
-        found["macro_f1"] = f1_score(y, p.argmax(1), average="macro", zero_division=0.0)
-        found["mcc"] = matthews_corrcoef(y, p.argmax(1))
-    return found
-
-
-def table(metrics: pd.DataFrame) -> str:
-    """Lay metrics out for reading."""
-    return str(metrics.to_string(index=False, float_format=lambda value: f"{value:.4g}"))

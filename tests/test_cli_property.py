@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 
 from molcmim import bulk, cli_generation, tuning_report
 from molcmim.cli import app
-from molcmim.datasets import Split
 from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
 from molcmim.smiles import similarities
 from molcmim.tuned import PropertyModel
@@ -91,17 +90,6 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
         "file": "data.csv", "split": "random", "seed": 0, "rows": 48, "left_out": 3
     }  # fmt: skip
     assert facts["training"]["rows"] == {"train": 36, "valid": 4}
-
-
-def test_the_test_part_is_cut_by_similarity(monkeypatch: pytest.MonkeyPatch) -> None:
-    near = np.array([0.0, 0.39, 1.0, 0.4, 0.6, 0.5, 1.0, 0.2])
-    parts = Split(np.array([0]), np.array([5, 6]), np.array([7, 2, 3, 4, 1]))
-    monkeypatch.setattr(tuning_report, "FEWEST", 1)
-    found = [(part, band, rows.tolist()) for part, band, rows in tuning_report._parts(parts, near)]
-    whole = [("train", "", [0]), ("valid", "", [5, 6]), ("test", "", [7, 2, 3, 4, 1])]
-    assert found == [*whole, ("test", "0 to 0.4", [7, 1]), ("test", "0.4 to 0.6", [3]), ("test", "0.6 to 1", [2, 4])]
-    monkeypatch.setattr(tuning_report, "FEWEST", 2)  # less says nothing
-    assert [band for _, band, _ in tuning_report._parts(parts, near)] == ["", "", "", "0 to 0.4", "0.6 to 1"]
 
 
 def test_estimators_open_the_same_folder(folder: Path) -> None:

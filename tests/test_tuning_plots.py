@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from molcmim import plots, tuning_plots
-from molcmim.datasets import Split
+from molcmim.tuned import Task
 
 
 @pytest.fixture
@@ -36,13 +35,9 @@ def test_each_unit_has_a_scale_of_its_own(kept: list[Any]) -> None:
 
 
 def test_confusion_counts_what_is_taken_for_what(kept: list[Any]) -> None:
-    labels = np.array([["a"], ["b"], ["b"], ["c"], ["a"]], object)
-    model = SimpleNamespace(
-        task=SimpleNamespace(classes=["a", "b", "c"], targets=["kind"]), labels=lambda outputs: labels[outputs[:, 0]]
-    )
-    values, outputs = np.array([[0.0], [1], [2], [2], [np.nan]]), np.arange(5)[:, None]
-    draw = tuning_plots.classes.__wrapped__ if hasattr(tuning_plots.classes, "__wrapped__") else tuning_plots.classes
-    draw(model, values, outputs, Split(np.array([]), np.array([0]), np.arange(5)), Path("x.png"))
+    task = Task("multiclass", ["kind"], [0.0], [1.0], ["a", "b", "c"])
+    values, outputs = np.array([[0.0], [1], [2], [2], [np.nan]]), np.eye(3)[[0, 1, 1, 2, 0]]
+    tuning_plots.classes(task, values, outputs, {"test": np.arange(5)}, Path("x.png"))
     (axes,) = kept[0].axes
     assert axes.get_title() == "kind, test (4)"
     counts = np.array([int(text.get_text()) for text in axes.texts]).reshape(3, 3)
