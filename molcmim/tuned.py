@@ -85,7 +85,7 @@ class Task:
         return len(self.classes) if self.kind == "multiclass" else len(self.targets)
 
     def labels(self, outputs: Float[np.ndarray, "n _"]) -> Shaped[np.ndarray, "n t"]:
-        """Most probable label of each target, by :meth:`PropertyModel.outputs`; None in rows of NaN, nothing of numbers.
+        """Most probable label of each target, by :meth:`PropertyModel.outputs`; None in rows of NaN. Numbers have none.
 
         Returns
         -------
