@@ -257,7 +257,7 @@ def test_both_views_are_read_as_they_are_one_by_one():
 )
 def test_a_store_without_random_spellings_is_refused(tmp_path, monkeypatch, stores, objective, store, choices, message):
     manifest = StoreManifest.load(stores[0])
-    monkeypatch.setattr(TokenStore, "__init__", lambda self, path: setattr(self, "manifest", manifest))
+    monkeypatch.setattr(TokenStore, "__init__", lambda self, path: vars(self).update(path=path, manifest=manifest))
     for name, value in store.items():
         object.__setattr__(manifest, name, value)
     with pytest.raises(ValueError, match=message):
