@@ -39,6 +39,8 @@ END_TO_END = "end-to-end"
 """What stands for the head of a predictor, which has none of :data:`molcmim.downstream.HEADS`."""
 CHUNK = 100
 """Molecules whose classical features one process computes at a time."""
+LITTLE = 10_000
+"""Molecules of all fits together below which starting processes takes longer than fitting."""
 
 
 class Table(NamedTuple):
@@ -214,7 +216,7 @@ def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bo
     output
         Folder; created.
     jobs
-        Processes; -1 is one a core. The figures do not depend on it.
+        Processes; -1 is one a core, but for little work one in all. The figures do not depend on it.
     progress
         Show a bar; default: if standard error is a terminal.
 
@@ -256,6 +258,9 @@ def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bo
     # all before the first fit: a process pool must not be asked for while another hands out its tasks
     needed = dict.fromkeys(task.matrices for task in missing if task.head != END_TO_END)
     matrices = {key: features.matrices(*key) for key in needed}
+    quick = all(task.head != END_TO_END for task in missing)
+    if quick and sum(len(sets[task.dataset]) for task in missing) < LITTLE:
+        jobs = 1
     done = Parallel(jobs, return_as="generator_unordered")(
         delayed(_predict)(task, sets[task.dataset], splits[Place(*task[:3])], plan.folders.get(task.model, ""))
         if task.head == END_TO_END
@@ -375,7 +380,8 @@ class Features:
             X = self.load(model).featurize(molecules, part)
         else:
             chunks = (molecules.iloc[start : start + CHUNK].tolist() for start in range(0, len(molecules), CHUNK))
-            X = np.concatenate(Parallel(self.jobs)(delayed(smiles.fingerprints)(chunk, part) for chunk in chunks))
+            jobs = self.jobs if len(molecules) > CHUNK else 1
+            X = np.concatenate(Parallel(jobs)(delayed(smiles.fingerprints)(chunk, part) for chunk in chunks))
         with atomic_path(path) as partial, open(partial, "wb") as file:
             np.save(file, X)
         return X

@@ -138,7 +138,7 @@ def featurize_file(
         featurizer.reader(canonicalize, standardize).read,
         lambda encoded: featurizer.embed_encoded(encoded, embedding, batch_size),
         featurizer.dim(embedding),
-        None,
+        checkpoint.descriptor_columns(name_or_path) if embedding == "descriptors" else None,
         featurizer.model.device.type == "cpu",
         settings,
     )
@@ -222,6 +222,8 @@ def work_through(
     output = Path(output)
     if output.suffix.lower() not in OUTPUT_SUFFIXES:
         raise ValueError(f"{output}: unknown suffix; the output may be {', '.join(OUTPUT_SUFFIXES)}")
+    if output.exists() and Path(input).exists() and output.samefile(input):
+        raise ValueError(f"{output} is the input; name another file")
     if output.exists() and not restart:
         raise FileExistsError(f"{output} exists; remove it, name another file, or replace it by --restart")
     if not output.parent.is_dir():

@@ -191,6 +191,12 @@ def descriptor_scale(name_or_path: str | os.PathLike[str]) -> DescriptorScale | 
     return DescriptorScale(**described) if described else None
 
 
+def descriptor_columns(name_or_path: str | os.PathLike[str]) -> list[str]:
+    """Names of the columns of a checkpoint's descriptors embedding."""
+    scale = descriptor_scale(name_or_path)
+    return [f"molcmim_{name}" for name in scale.names] if scale else []
+
+
 def _require(folder: Path, *names: str) -> None:
     for name in names:
         if not (folder / name).is_file():

@@ -127,8 +127,8 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
         from molcmim import checkpoint as checkpoints
 
         dim = self._load().dim
-        if self.embedding == "descriptors" and (scale := checkpoints.descriptor_scale(self.checkpoint)):
-            return np.array([f"molcmim_{name}" for name in scale.names], dtype=object)
+        if self.embedding == "descriptors" and (names := checkpoints.descriptor_columns(self.checkpoint)):
+            return np.array(names, dtype=object)
         parts = ("mean", "informative") if self.embedding == "both" else (self.embedding,)
         return np.array([f"molcmim_{part}_{i}" for part in parts for i in range(dim(part))], dtype=object)
 

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from molcmim import Featurizer, bulk
 from molcmim.cli import app
+from molcmim.sklearn import MolCMIMTransformer
 
 FRAME = pd.DataFrame(
     {
@@ -121,6 +122,16 @@ def test_every_output(tiny_checkpoint: Path, tmp_path: Path, expected: dict[str,
         assert frame.columns.tolist() == ["id", "SMILES", "note", "error"]
         assert frame["SMILES"].tolist() == FRAME["SMILES"].tolist()
         assert dict(frame["error"].dropna()) == BAD
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet"])
+def test_descriptors_have_their_names(tmp_path: Path, name: str) -> None:
+    FRAME[:5].to_csv(tmp_path / "in.csv", index=False)
+    bulk.featurize_file(tmp_path / "in.csv", tmp_path / name, embedding="descriptors", workers=0)
+    found = pd.read_csv(tmp_path / name) if name == "out.csv" else pd.read_parquet(tmp_path / name)
+    assert list(found)[4:] == list(MolCMIMTransformer("molcmim-small", "descriptors").get_feature_names_out())
+    X = Featurizer.from_pretrained().featurize(FRAME["SMILES"][:5], "descriptors", on_error="nan")
+    np.testing.assert_allclose(found.iloc[:, 4:], X, atol=1e-5)
 
 
 def test_precision(tiny_checkpoint: Path, tmp_path: Path, expected: dict[str, np.ndarray]) -> None:
@@ -287,6 +298,10 @@ def test_what_cannot_work_is_refused_at_once(tiny_checkpoint: Path, tmp_path: Pa
     lists = tmp_path / "lists.parquet"
     pd.DataFrame({"smiles": ["C"], "bits": [[0, 1]]}).to_parquet(lists)
     refused(ValueError, r"out\.csv: \.csv has no room for the input's lists, bits", source=lists)
+    held = taken.read_bytes()
+    for restart in (False, True):
+        refused(ValueError, r"taken\.csv is the input", source=taken, name="taken.csv", restart=restart)
+    assert taken.read_bytes() == held
     bulk.featurize_file(taken, tmp_path / "out.npy", tiny_checkpoint, workers=0)
     assert len(np.load(tmp_path / "out.npy")) == 100
 

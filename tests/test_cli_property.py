@@ -278,19 +278,21 @@ def test_labels_of_classes(tiny_checkpoint: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [[0, 1], ["brine", "oil"]])
 def test_predict_names_classes(labels: list, tiny_checkpoint: Path, tmp_path: Path) -> None:
     y = np.array(labels, object)[(np.array(LOGP) > 1.5).astype(int)]
-    model = MolCMIMClassifier(tiny_checkpoint, epochs=0, options={"waves": 16}).fit(SMILES, y)
+    options = {"waves": 16, "spellings": 1, "descriptors": False}
+    model = MolCMIMClassifier(tiny_checkpoint, epochs=0, predict_spellings=1, options=options).fit(SMILES, y)
     model.save(tmp_path / "model")
-    pd.DataFrame({"smiles": ["C1CC", *SMILES]}).to_csv(tmp_path / "more.csv", index=False)
+    pd.DataFrame({"smiles": ["C1CC"] * 20 + SMILES}).to_csv(tmp_path / "more.csv", index=False)
     for output in (tmp_path / "out.csv", tmp_path / "out.parquet"):
-        run = command("predict", tmp_path / "model", tmp_path / "more.csv", "-o", output, "--chunk-rows", 1)
+        run = command("predict", tmp_path / "model", tmp_path / "more.csv", "-o", output, "--chunk-rows", 20,
+                      "--workers", 0)  # fmt: skip
         assert run.exit_code == 0, run.output
         found = pd.read_csv(output) if output.suffix == ".csv" else pd.read_parquet(output)
-        assert pd.isna(found["y_predicted"][0])
-        assert found["y_predicted"][1:].tolist() == model.predict(SMILES).tolist()
+        assert found["y_predicted"][:20].isna().all()  # a chunk without any label
+        assert found["y_predicted"][20:].tolist() == model.predict(SMILES).tolist()
         columns = ["y_probability"] if labels == [0, 1] else ["y_probability_brine", "y_probability_oil"]
         assert list(found) == ["smiles", "error", "y_predicted", *columns, "train_similarity"]
         expected = model.predict_proba(SMILES)[:, -len(columns) :]
-        np.testing.assert_allclose(found[columns][1:], expected, rtol=1e-5)
+        np.testing.assert_allclose(found[columns][20:], expected, rtol=1e-5)
     run = command("predict", tmp_path / "model", tmp_path / "out.csv", "-o", tmp_path / "again.csv")
     assert "columns that the output adds: " in run.output
     assert "y_predicted" in run.output

@@ -308,10 +308,10 @@ def test_the_log_of_another_run_is_not_taken(run, tmp_path) -> None:
         run(log=tmp_path / "nowhere" / "log.parquet")
 
 
-@pytest.mark.parametrize("options", [{"calls": 70}, {"calls": 70, "max_draws": 2000}, {"calls": 20}, {"target": 2.0}])
+@pytest.mark.parametrize("options", [{"calls": 25, "max_draws": 500}, {"calls": 8}, {"calls": 15, "target": 1.0}])
 def test_another_budget_asks_only_for_what_has_no_score(run, tmp_path, options) -> None:
     path, first, second = tmp_path / "log.parquet", Counted(), Counted()
-    run(oracle=first, log=path, codes=8)
+    run(oracle=first, log=path, codes=8, calls=15)
     other = run(oracle=second, log=path, codes=8, **options)
     whole = run(codes=8, **options)
     assert_frame_equal(other, whole)

@@ -229,11 +229,12 @@ def test_labels_that_are_none(classifier: MolCMIMClassifier) -> None:
 
 
 def test_scores_are_of_the_targets_that_were_fitted(regressor: MolCMIMRegressor) -> None:
-    one = clone(regressor).set_params(epochs=0, ensemble=2).fit(SMILES, LOGP)
+    quick = clone(regressor).set_params(epochs=0, options={**SMALL, "descriptors": False})
+    one = clone(quick).set_params(ensemble=2).fit(SMILES, LOGP)
     assert one.score(SMILES, LOGP) == pytest.approx(r2_score(LOGP, one.predict(SMILES)))
     with pytest.raises(ValueError, match=r"y has shape \(48, 2\); predicted are \(48, 1\)"):
         one.score(SMILES, np.c_[LOGP, LOGP])
-    two = clone(regressor).set_params(epochs=0).fit(SMILES, np.c_[LOGP, -LOGP])
+    two = clone(quick).fit(SMILES, np.c_[LOGP, -LOGP])
     with pytest.raises(ValueError, match=r"y has shape \(48, 1\); predicted are \(48, 2\)"):
         two.score(SMILES, LOGP)
     unknown = np.full(48, np.nan)
@@ -243,7 +244,8 @@ def test_scores_are_of_the_targets_that_were_fitted(regressor: MolCMIMRegressor)
 
 def test_random_states_of_any_kind(regressor: MolCMIMRegressor) -> None:
     def fitted(state: Any) -> np.ndarray:
-        return clone(regressor).set_params(random_state=state).fit(SMILES, LOGP).predict(SMILES)
+        options = {**SMALL, "descriptors": False}
+        return clone(regressor).set_params(random_state=state, options=options).fit(SMILES, LOGP).predict(SMILES)
 
     np.testing.assert_array_equal(fitted(np.random.RandomState(5)), fitted(np.random.RandomState(5)))
     assert not np.array_equal(fitted(None), fitted(None))
