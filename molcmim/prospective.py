@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -63,7 +64,7 @@ def assess(
     outputs, near = told[loaded.columns].to_numpy(), told[SIMILARITY].to_numpy()
     values = frame[list(columns)].to_numpy()
     if task.kind != "regression":
-        values = _numbered(values, [str(label) for label in task.classes or (0, 1)], path)
+        values = _numbered(values, task.classes or [0, 1], path)
     rows = np.flatnonzero(~np.isnan(outputs).any(1) & ~np.isnan(values.astype(np.float64)).all(1))
     if not len(rows):
         raise ValueError(f"{path}: no row has a prediction and a measured value ({', '.join(columns)})")
@@ -80,8 +81,9 @@ def assess(
     return metrics
 
 
-def _numbered(labels: np.ndarray, classes: list[str], path: Path) -> Float64[np.ndarray, "n t"]:
-    number = {label: float(i) for i, label in enumerate(classes)}
+def _numbered(labels: np.ndarray, classes: list[Any], path: Path) -> Float64[np.ndarray, "n t"]:
+    number = {str(label): float(i) for i, label in enumerate(classes)}
+    number |= {str(float(label)): float(i) for i, label in enumerate(classes) if not isinstance(label, str)}  # 1.0 is 1
     if foreign := sorted({label for label in labels.ravel().tolist() if label is not None and label not in number}):
-        raise ValueError(f"{path}: the model knows {', '.join(classes)}, not {', '.join(foreign[:5])}")
+        raise ValueError(f"{path}: the model knows {', '.join(map(str, classes))}, not {', '.join(foreign[:5])}")
     return np.array([[np.nan if label is None else number[label] for label in row] for row in labels], np.float64)

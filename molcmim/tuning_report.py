@@ -25,7 +25,6 @@ from molcmim.finetune import Choices, finetune, judge
 from molcmim.tuned import SIMILARITY, PropertyModel, label_columns, output_columns
 from molcmim.values import BadValues, frame_of
 
-PARTS = ("train", "valid", "test")
 WIDE = 1_000
 """Largest value of a target divided by its smallest, from which on a logarithm is advised."""
 FEW_VALID = 10
@@ -168,14 +167,13 @@ def finetune_table(
     }
     model.training["table"] = said
     folder = model.save(output)
-    more: dict[str, pd.Series] = {"part": pd.Series(dtype=object)}
-    for part, inside in zip(PARTS, parts, strict=True):
-        more["part"] = pd.concat([more["part"], pd.Series(part, rows[inside], object)])
-    more |= {name: pd.Series(column, told) for name, column in zip(labels, model.task.labels(predicted).T, strict=True)}
-    more |= {name: pd.Series(column, told) for name, column in zip(model.columns, predicted.T, strict=True)}
-    more[SIMILARITY] = pd.Series(near, told)
-    bad_values = frame.attrs["bad_values"]
-    more["error"] = pd.Series([reason or bad_values.get(row) for row, reason in enumerate(reasons)], dtype=object)
+    more = {
+        "part": pd.concat([pd.Series(part, rows[inside], object) for part, inside in parts._asdict().items()]),
+        **{name: pd.Series(column, told) for name, column in zip(labels, model.task.labels(predicted).T, strict=True)},
+        **{name: pd.Series(column, told) for name, column in zip(model.columns, predicted.T, strict=True)},
+        SIMILARITY: pd.Series(near, told),
+        "error": pd.Series(reasons, dtype=object).fillna(pd.Series(frame.attrs["bad_values"], dtype=object)),
+    }
     predictions = pd.concat([predictions, pd.DataFrame(more, predictions.index)], axis=1)
     metrics = property_metrics.table(model.task, values, outputs, parts._asdict(), near[measured])
     with atomic_path(folder / "predictions.csv") as partial:

@@ -55,6 +55,16 @@ def test_numbers(suffix: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     assert done.exit_code == 2
 
 
+def test_one_is_one(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    greasy = (LOGP > 1.5).astype(int)
+    MolCMIMClassifier(tiny_checkpoint, **SETTINGS).fit(SMILES[:30], greasy[:30]).save(tmp_path / "m")
+    frame = pd.DataFrame({"smiles": SMILES[30:], "greasy": [np.nan, *greasy[31:]]})  # which pandas writes as 1.0
+    frame.to_csv(tmp_path / "new.csv", index=False)
+    done = predict(tmp_path / "m", tmp_path / "new.csv", "-o", tmp_path / "out.csv", "--measured", "greasy")
+    assert done.exit_code == 0, done.output
+    assert pd.read_csv(tmp_path / "out.metrics.csv")["n"][0] == 17
+
+
 def test_classes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     labels = np.where(LOGP > 1.5, "oil", "brine")
     model = MolCMIMClassifier(tiny_checkpoint, **SETTINGS).fit(SMILES[:30], labels[:30])
