@@ -21,6 +21,12 @@ PANELS: dict[str, tuple[str, ...]] = {
     "molecules per second": ("molecules_per_second",),
 }  # fmt: skip
 
+NAMES = {
+    "log_px": "log p(x|z)", "half_log_qz": "1/2 log q(z|x)", "half_log_pz": "1/2 log P(z)", "minus_kl": "-KL(q || P)",
+    "log_p_match": "log p(k=1)", "log_p_descriptors": "log p(d|z)", "eval_descriptor_r2": "descriptor R2",
+}  # fmt: skip
+"""Of curves that are not named as their columns."""
+
 
 def write_log(history: list[dict[str, Any]], folder: Path) -> None:
     """Write ``log.csv``, one row per step, into `folder`."""
@@ -49,7 +55,7 @@ def _draw(log: pd.DataFrame, path: Path) -> None:
         for name in names:
             if name in log and log[name].notna().any():
                 points, held_out = log[["step", name]].dropna(), name.startswith("eval_")
-                label = name.removeprefix("eval_").replace("_", " ") + (", held out" if held_out else "")
+                label = NAMES.get(name, name.removeprefix("eval_").replace("_", " ")) + ", held out" * held_out
                 axes.plot(points["step"], points[name], label=label, marker="." if held_out else None)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("step")
