@@ -128,18 +128,19 @@ def predict(
     With --measured it also says how wrong the predictions are, as .metrics.csv beside OUTPUT, with the pictures that
     `molcmim finetune` draws.
     """
+    from molcmim import property_metrics, prospective
     from molcmim.bulk import predict_file
 
     if measured and output.suffix == ".npy":
         raise typer.BadParameter("an .npy file has no column of measured values; write .csv", param_hint="--output")
+    if measured:
+        prospective.check(model, input, measured, column)
     done = predict_file(
         input, output, model, column=column, format=format, chunk_rows=chunk_rows, workers=workers, device=device,
         restart=restart,
     )  # fmt: skip
     typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
     if measured:
-        from molcmim import property_metrics, prospective
-
         typer.echo(property_metrics.as_text(prospective.assess(model, output, measured, column)))
     if strict and done.bad:
         raise typer.Exit(2)

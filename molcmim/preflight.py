@@ -29,7 +29,7 @@ def check_stores(train: StoreManifest, valid: StoreManifest, tokenizer_hash: str
     """Refuse stores of another vocabulary, or without what the recipe asks of them."""
     if not train.vocab_hash == valid.vocab_hash == tokenizer_hash:
         raise ValueError(
-            f"the stores were prepared with different vocabularies, or their tokenizer was changed "
+            "the stores were prepared with different vocabularies, or their tokenizer was changed "
             f"(train {train.vocab_hash[:12]}, valid {valid.vocab_hash[:12]}, tokenizer {tokenizer_hash[:12]}); "
             "prepare them again"
         )

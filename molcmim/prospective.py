@@ -14,11 +14,35 @@ from jaxtyping import Float64
 from molcmim import property_metrics, tuning_plots
 from molcmim.atomic import atomic_path
 from molcmim.files import read_chunks
-from molcmim.tuned import SIMILARITY, PropertyModel
+from molcmim.tuned import SIMILARITY, PropertyModel, read_record
 from molcmim.values import frame_of
 
 PART = "measured"
 """What the rows are called, beside train, valid and test of the model's own table."""
+
+
+def check(
+    model: str | os.PathLike[str], molecules: str | os.PathLike[str], columns: Sequence[str], column: str | None = None
+) -> None:
+    """Refuse columns that :func:`assess` could not use, before anything is predicted.
+
+    Parameters
+    ----------
+    model, columns, column
+        As for :func:`assess`.
+    molecules
+        File that is to be predicted.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many columns as targets, or one is missing.
+    """
+    targets = read_record(Path(model))["task"]["targets"]
+    if len(columns) != len(targets):
+        raise ValueError(f"{model} predicts {', '.join(targets)}: name a column of measured values for each")
+    if Path(molecules).is_file():  # what is piped can be read once only
+        frame_of([next(read_chunks(molecules, column))], molecules, list(columns), labels=True)
 
 
 def assess(
@@ -54,10 +78,9 @@ def assess(
         If there are not as many columns as targets, one is missing, or holds a class that the model does not know, or
         if no prediction has a value beside it.
     """
+    check(model, predictions, columns, column)
     path, loaded = Path(predictions), PropertyModel.load(model, "cpu")
     task = loaded.task
-    if len(columns) != len(task.targets):
-        raise ValueError(f"{model} predicts {', '.join(task.targets)}: name a column of measured values for each")
     chunks = list(read_chunks(path, column))
     frame = frame_of(chunks, path, list(columns), labels=task.kind != "regression", skip_bad=True)
     told = frame_of(chunks, path, [*loaded.columns, SIMILARITY])

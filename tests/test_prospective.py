@@ -51,6 +51,9 @@ def test_numbers(suffix: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             assess(tmp_path / "m", output, columns)
+    done = predict(tmp_path / "m", tmp_path / "new.csv", "-o", tmp_path / "never.csv", "--measured", "fuond")
+    assert "no column fuond; the columns present: smiles, found" in done.stderr
+    assert not (tmp_path / "never.csv").exists()  # refused before anything was predicted
     done = predict(tmp_path / "m", tmp_path / "new.csv", "-o", tmp_path / "out.npy", "--measured", "found")
     assert done.exit_code == 2
 
