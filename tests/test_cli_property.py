@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
 from rdkit.Chem import Crippen
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from stores import MOLECULES
 from typer.testing import CliRunner
@@ -280,6 +281,8 @@ def test_predict_names_classes(labels: list, tiny_checkpoint: Path, tmp_path: Pa
     y = np.array(labels, object)[(np.array(LOGP) > 1.5).astype(int)]
     options = {"waves": 16, "spellings": 1, "descriptors": False}
     model = MolCMIMClassifier(tiny_checkpoint, epochs=0, predict_spellings=1, options=options).fit(SMILES, y)
+    plain = clone(model).fit(SMILES, np.array(LOGP) > 1.5)  # names change no probability
+    np.testing.assert_array_equal(model.predict_proba(SMILES), plain.predict_proba(SMILES))
     model.save(tmp_path / "model")
     pd.DataFrame({"smiles": ["C1CC"] * 20 + SMILES}).to_csv(tmp_path / "more.csv", index=False)
     for output in (tmp_path / "out.csv", tmp_path / "out.parquet"):
