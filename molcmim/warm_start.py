@@ -166,7 +166,7 @@ def _install(head: Head, solution: Float[Tensor, "o e"]) -> None:
 
 
 def _ridge(head: Head, problem: Problem, penalties: Sequence[float], waves: bool = True) -> list[Float[Tensor, "o e"]]:
-    """Weighted ridge solutions, one for each penalty; the constant is not penalised."""
+    """Weighted ridge solutions, one for each penalty; the constant is hardly penalised."""
     X, targets, weights, _ = problem
     constant = head.linear.in_features
     size = constant + 1 + waves * head.frequencies.out_features
@@ -174,15 +174,26 @@ def _ridge(head: Head, problem: Problem, penalties: Sequence[float], waves: bool
     solutions = torch.zeros(len(penalties), targets.shape[1], size)
     for pattern in dict.fromkeys(patterns):  # targets known in the same rows share their matrix
         own = [i for i, other in enumerate(patterns) if other == pattern]
-        gram, right = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, len(own), dtype=torch.float64)
-        for part in torch.arange(len(X)).split(4096):
-            design = _design(head, X[part], waves)
-            weighted = design * weights[part, own[0]][:, None]
-            gram += weighted.T @ design
-            right += weighted.T @ targets[part][:, own]
+        rows = weights[:, own[0]].nonzero()[:, 0]
+        w, y = weights[rows, own[0]], targets[rows][:, own]
+        few = len(rows) < size
+        if few:  # the smaller of two systems with the same solution (Woodbury)
+            design, w, y = _design(head, X[rows], waves).double(), w.double(), y.double()
+        else:
+            gram, right = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size, len(own), dtype=torch.float64)
+            for part in torch.arange(len(rows)).split(4096):
+                block = _design(head, X[rows[part]], waves)
+                weighted = block * w[part, None]
+                gram += weighted.T @ block
+                right += weighted.T @ y[part]
         for i, penalty in enumerate(penalties):
             diagonal = torch.full((size,), penalty, dtype=torch.float64)
             diagonal[constant] = 1e-6
-            factor = torch.linalg.cholesky(gram + diagonal.diag())
-            solutions[i, own] = torch.cholesky_solve(right, factor).T.float()
+            if few:
+                scaled = design / diagonal
+                factor = torch.linalg.cholesky(scaled @ design.T + w.reciprocal().diag())
+                found = scaled.T @ torch.cholesky_solve(y, factor)
+            else:
+                found = torch.cholesky_solve(right, torch.linalg.cholesky(gram + diagonal.diag()))
+            solutions[i, own] = found.T.float()
     return list(solutions)
