@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads: two threads
 
 import hypothesis
 import pytest
+import transformers.modeling_utils  # noqa: F401 - and torch: what loads under the hook is compiled anew each time
 from jaxtyping import install_import_hook
 
 install_import_hook("molcmim", "beartype.beartype")
