@@ -10,6 +10,7 @@ import typer.core
 
 import molcmim
 from molcmim import cli_benchmark, cli_generation, cli_map, cli_property
+from molcmim.cli_types import Checkpoint, Column, Device, Format, Molecules, Restart, Strict, Workers, known, there
 
 
 class _Commands(typer.core.TyperGroup):
@@ -61,7 +62,7 @@ def build_tokenizer(
     notation: Annotated[str, typer.Option(help="smiles or selfies.")] = "smiles",
     min_count: Annotated[int, typer.Option(help="Rarer symbols are spelled by character.")] = 5,
     limit: Annotated[int | None, typer.Option(help="Molecules to read; default: all.")] = None,
-    column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
+    column: Column = None,
 ) -> None:
     """Build a tokenizer from the symbols of molecule files."""
     from molcmim import prepare
@@ -81,7 +82,7 @@ def prepare_store(
     max_length: Annotated[int, typer.Option(help="Longest encoding in tokens.")] = 256,
     standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of spellings and pairs.")] = 0,
-    column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
+    column: Column = None,
     workers: Annotated[int | None, typer.Option(help="Processes; default: all CPUs.")] = None,
 ) -> None:
     """Turn molecule files into a token store for pretraining."""
@@ -97,8 +98,10 @@ def prepare_store(
 
 @app.command("pretrain")
 def pretrain_model(
-    store: Annotated[Path, typer.Argument(help="Token store to train on, as `molcmim prepare` writes it.")],
-    valid: Annotated[Path, typer.Option(help="Token store of held-out molecules, same tokenizer.")],
+    store: Annotated[
+        Path, typer.Argument(help="Token store to train on, as `molcmim prepare` writes it.", callback=there)
+    ],
+    valid: Annotated[Path, typer.Option(help="Token store of held-out molecules, same tokenizer.", callback=there)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
     recipe: Annotated[str, typer.Option(help="tiny, small, base, or a YAML file of choices.")] = "small",
     objective: Annotated[
@@ -130,8 +133,8 @@ def pretrain_model(
 
 @app.command("evaluate")
 def evaluate_checkpoint(
-    checkpoint: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.")],
-    store: Annotated[Path, typer.Argument(help="Token store of molecules it was not trained on.")],
+    checkpoint: Annotated[str, typer.Argument(help="Name or folder of a checkpoint.", callback=known)],
+    store: Annotated[Path, typer.Argument(help="Token store of molecules it was not trained on.", callback=there)],
     molecules: Annotated[int | None, typer.Option(min=1, help="How many, at random; default: all.")] = None,
     random_spellings: Annotated[bool, typer.Option(help="Read a random spelling, not the canonical.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write as well.")] = None,
@@ -151,24 +154,21 @@ def evaluate_checkpoint(
 
 @app.command("featurize")
 def featurize(
-    input: Annotated[str, typer.Argument(help="Molecule file: .smi, .csv, .tsv, .sdf (.gz), .parquet; - for stdin.")],
+    input: Molecules,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .parquet, .csv, .tsv, .npy.")],
-    checkpoint: Annotated[str, typer.Option(help="Name or folder of a checkpoint.")] = "molcmim-small",
+    checkpoint: Checkpoint = "molcmim-small",
     embedding: Annotated[str, typer.Option(help="mean, informative, both or descriptors.")] = "mean",
-    column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
-    format: Annotated[str | None, typer.Option(help="smi, csv, tsv, sdf, parquet; default: by suffix.")] = None,
+    column: Column = None,
+    format: Format = None,
     canonicalize: Annotated[bool, typer.Option(help="Embed the canonical SMILES, or as written.")] = True,
     standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes that read ahead of the model; default: 1, beside a GPU all CPUs."),
-    ] = None,
+    strict: Strict = False,
+    workers: Workers = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Molecules a batch; default: by tokens.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")] = None,
+    device: Device = None,
     precision: Annotated[str, typer.Option(help="float32, or bfloat16: faster where the hardware has it.")] = "float32",
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows that are worked on at a time.")] = 10_000,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,
+    restart: Restart = False,
 ) -> None:
     """Embed a file of molecules; the same command resumes where a killed one stopped."""
     from molcmim.bulk import featurize_file
@@ -186,7 +186,7 @@ def featurize(
 @app.command("export")
 def export(
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .onnx.")],
-    checkpoint: Annotated[str, typer.Option(help="Name or folder of a checkpoint.")] = "molcmim-small",
+    checkpoint: Checkpoint = "molcmim-small",
 ) -> None:
     """Write the encoder as an ONNX graph, token ids in, mean embeddings out, for programs without torch."""
     from molcmim import onnx

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from molcmim.cli_generation import MOLECULES, Checkpoint, Column, Decoding, RandomState
+from molcmim.cli_types import Checkpoint, Column, Decoding, Molecules, RandomState, there
 
 app = typer.Typer(help="Compare: property prediction, generation, retrieval, speed.", no_args_is_help=True)
 
@@ -28,7 +28,7 @@ def benchmark_property(
         list[Path] | None, typer.Option(help="Molecule file with measured values of your own; see --target.")
     ] = None,
     target: Annotated[str, typer.Option(help="Column of those values.")] = "y",
-    column: Annotated[str | None, typer.Option(help="Name of the SMILES column.")] = None,
+    column: Column = None,
     unit: Annotated[str, typer.Option(help="Unit of those values.")] = "",
     splits: Annotated[str, typer.Option(help="Comma between names.")] = "random,scaffold",
     features: Annotated[
@@ -63,7 +63,9 @@ def benchmark_property(
 
 @app.command("generation")
 def benchmark_generation(
-    held_out: Annotated[Path, typer.Argument(help="Molecule file that the checkpoint was not trained on.")],
+    held_out: Annotated[
+        Path, typer.Argument(help="Molecule file that the checkpoint was not trained on.", callback=there)
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder; what it already holds is not done again.")],
     checkpoint: Checkpoint = "molcmim-small",
     corpus: Annotated[
@@ -94,7 +96,7 @@ def benchmark_generation(
 
 @app.command("speed")
 def benchmark_speed(
-    checkpoint: Annotated[str, typer.Option(help="Name or folder of a checkpoint.")] = "molcmim-small",
+    checkpoint: Checkpoint = "molcmim-small",
     dataset: Annotated[str, typer.Option(help="Whose molecules.")] = "lipophilicity",
     data: Annotated[Path | None, typer.Option(help="Folder of the property sets; default: cache, download.")] = None,
     molecules: Annotated[int | None, typer.Option(help="How many, drawn at random; default: all.")] = None,
@@ -117,7 +119,7 @@ def benchmark_speed(
 
 @app.command("train")
 def benchmark_train(
-    store: Annotated[Path, typer.Argument(help="Folder of a token store to train on.")],
+    store: Annotated[Path, typer.Argument(help="Folder of a token store to train on.", callback=there)],
     recipe: Annotated[str, typer.Option(help="tiny, small, base, or a YAML file.")] = "small",
     steps: Annotated[int, typer.Option(help="Of each turn; a multiple of 3.")] = 60,
     rounds: Annotated[int, typer.Option(help="Turns of which the fastest counts.")] = 2,
@@ -139,7 +141,7 @@ def benchmark_train(
 
 @app.command("retrieval")
 def benchmark_retrieval(
-    library: Annotated[str, typer.Argument(help=MOLECULES)],
+    library: Molecules,
     output: Annotated[Path, typer.Option("--output", "-o", help="CSV file; a .png goes beside it.")],
     queries: Annotated[int, typer.Option(min=1, help="How many of the molecules are looked for.")] = 500,
     embedding: Annotated[str, typer.Option(help="mean, informative, both or descriptors.")] = "mean",

@@ -13,54 +13,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from molcmim.cli_types import (
+    MOLECULES,
+    Checkpoint,
+    Column,
+    Decoding,
+    Device,
+    Molecules,
+    Output,
+    RandomState,
+    Restart,
+    Strict,
+    not_input,
+    there,
+)
+
 if TYPE_CHECKING:
     import pandas as pd
 
 app = typer.Typer()
-SUFFIXES = (".csv", ".tsv", ".parquet")
-
-
-def writable(output: Path | None) -> Path | None:
-    """Refuse an output that cannot be written, before any work; for typer."""
-    if output is not None and output.suffix not in SUFFIXES:
-        raise typer.BadParameter(f"{output}: cannot write {output.suffix!r}; known suffixes are {', '.join(SUFFIXES)}")
-    if output is not None and not output.parent.is_dir():
-        raise typer.BadParameter(f"no folder {output.parent} to write {output.name} in")
-    return output
-
-
-def not_input(output: Path | None, *inputs: str | Path | None) -> None:
-    """Refuse to write over what is read."""
-    for path in (Path(path) for path in inputs if path is not None):
-        if output is not None and output.exists() and path.exists() and output.samefile(path):
-            raise typer.BadParameter(f"{output} is the input; name another file", param_hint="--output")
-
-
-Output = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", callback=writable, help=".csv, .tsv or .parquet; default: CSV to standard output."),
-]
 Picture = Annotated[bool, typer.Option(help="Draw the molecules beside OUTPUT, as a .png.")]
-Checkpoint = Annotated[str, typer.Option(help="Name or folder of a checkpoint.")]
-Decoding = Annotated[
-    str, typer.Option(help="greedy, beam:5, nucleus:0.9, valid:10 (a beam where greedy fails), nearest:10.")
-]
-RandomState = Annotated[int, typer.Option(help="Seed of what is drawn.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")]
-Column = Annotated[str | None, typer.Option(help="Name of the SMILES column.")]
 MustHave = Annotated[
     list[str] | None, typer.Option(metavar="SMARTS", help="What each molecule must have; may be given several times.")
 ]
 MustNotHave = Annotated[
     list[str] | None, typer.Option(metavar="SMARTS", help="What none may have; may be given several times.")
 ]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")]
-MOLECULES = "Molecule file: .smi, .csv, .tsv, .sdf (.gz), .parquet; - for stdin."
 
 
 @app.command("decode")
 def decode(
-    codes: Annotated[Path, typer.Argument(help="Latent codes: .npy, or .parquet as `molcmim featurize` writes it.")],
+    codes: Annotated[
+        str, typer.Argument(help="Latent codes: .npy, or .parquet as `molcmim featurize` writes it.", callback=there)
+    ],
     output: Output = None,
     picture: Picture = True,
     checkpoint: Checkpoint = "molcmim-small",
@@ -84,7 +69,7 @@ def decode(
 
 @app.command("reconstruct")
 def reconstruct(
-    input: Annotated[str, typer.Argument(help=MOLECULES)],
+    input: Molecules,
     output: Output = None,
     picture: Picture = True,
     checkpoint: Checkpoint = "molcmim-small",
@@ -168,7 +153,7 @@ def interpolate(
 @app.command("neighbours")
 def neighbours(
     query: Annotated[str, typer.Argument(help="SMILES of what is looked for.")],
-    library: Annotated[str, typer.Argument(help=MOLECULES)],
+    library: Molecules,
     k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
     output: Output = None,
     picture: Picture = True,
@@ -214,7 +199,9 @@ def neighbours(
 @app.command("optimize")
 def optimize(
     seeds: Annotated[list[str] | None, typer.Argument(help="SMILES to begin at.")] = None,
-    input: Annotated[str | None, typer.Option("--input", "-i", help=f"More of them. {MOLECULES}")] = None,
+    input: Annotated[
+        str | None, typer.Option("--input", "-i", help=f"More of them. {MOLECULES}", callback=there)
+    ] = None,
     oracle: Annotated[
         list[str] | None,
         typer.Option(
@@ -238,7 +225,7 @@ def optimize(
     top: Annotated[int, typer.Option(min=1, help="Molecules to write for each seed, the best first.")] = 5,
     output: Output = None,
     picture: Picture = True,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,
+    restart: Restart = False,
     checkpoint: Checkpoint = "molcmim-small",
     decoding: Decoding = "greedy",
     random_state: RandomState = 0,

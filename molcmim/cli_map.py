@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from molcmim.cli_generation import Checkpoint, Column, Device, RandomState, Strict, not_input, writable
+from molcmim.cli_types import Checkpoint, Column, Device, RandomState, Strict, not_input, writable
 
 if TYPE_CHECKING:
     import pandas as pd

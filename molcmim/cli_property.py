@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from molcmim.cli_types import Checkpoint, Column, Device, Format, Molecules, Restart, Strict, Workers, there
+
 app = typer.Typer()
-Column = Annotated[str | None, typer.Option(help="Name of the SMILES column.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: CUDA if any.")]
-Strict = Annotated[bool, typer.Option("--strict", help="Exit with 2 if there are bad rows.")]
 
 
 def assigned(choices: list[str] | None) -> dict[str, Any]:
@@ -31,7 +30,9 @@ def assigned(choices: list[str] | None) -> dict[str, Any]:
 
 @app.command("finetune")
 def finetune(
-    data: Annotated[str, typer.Argument(help="Molecules and measured values: .csv, .tsv, .sdf (.gz), .parquet.")],
+    data: Annotated[
+        str, typer.Argument(help="Molecules and measured values: .csv, .tsv, .sdf (.gz), .parquet.", callback=there)
+    ],
     target: Annotated[list[str], typer.Option(help="Column to predict; may be given several times.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model and its report.")],
     split: Annotated[
@@ -49,7 +50,7 @@ def finetune(
         bool, typer.Option("--skip-bad-values", help="Values that are no numbers, such as <5, count as unknown.")
     ] = False,
     ensemble: Annotated[int, typer.Option(min=1, help="Models; from 2 on numbers have uncertainties.")] = 1,
-    checkpoint: Annotated[str, typer.Option(help="Name or folder of what is fine-tuned.")] = "molcmim-small",
+    checkpoint: Checkpoint = "molcmim-small",
     embedding: Annotated[str, typer.Option(help="mean, descriptors, or, slowly, informative or both.")] = "mean",
     epochs: Annotated[
         int | None, typer.Option(min=0, help="At most; default: 24; 0: the pretrained model stays frozen.")
@@ -101,16 +102,13 @@ def finetune(
 
 @app.command("predict")
 def predict(
-    model: Annotated[Path, typer.Argument(help="Folder that `molcmim finetune` wrote.")],
-    input: Annotated[str, typer.Argument(help="Molecule file: .smi, .csv, .tsv, .sdf (.gz), .parquet; - for stdin.")],
+    model: Annotated[Path, typer.Argument(help="Folder that `molcmim finetune` wrote.", callback=there)],
+    input: Molecules,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .csv, .tsv, .parquet, .npy.")],
     column: Column = None,
-    format: Annotated[str | None, typer.Option(help="smi, csv, tsv, sdf, parquet; default: by suffix.")] = None,
+    format: Format = None,
     strict: Strict = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(min=0, help="Processes that read ahead of the model; default: 1, beside a GPU all CPUs."),
-    ] = None,
+    workers: Workers = None,
     device: Device = None,
     chunk_rows: Annotated[int, typer.Option(min=1, help="Rows that are worked on at a time.")] = 2_000,
     measured: Annotated[
@@ -121,7 +119,7 @@ def predict(
             "written beside OUTPUT.",
         ),
     ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; replace what is there.")] = False,
+    restart: Restart = False,
 ) -> None:
     """Predict a file of molecules; the same command resumes where a killed one stopped.
 

@@ -42,8 +42,8 @@ FLOORS = (
     {"generation", "predictors", "prospective", "report", "training_speed", "tuning_report"},
     {"benchmark", "benchmark_generation", "sklearn_property"},
     {"sklearn", "deepchem"},
-    {"cli_generation"},
-    {"cli_benchmark", "cli_map", "cli_property"},
+    {"cli_types"},
+    {"cli_benchmark", "cli_generation", "cli_map", "cli_property"},
     {"cli"},
 )
 DOORS = {"rdkit": {"smiles", "drawing", "properties", "substructure"}, "deepchem": {"deepchem", "predictors"}}

@@ -170,11 +170,11 @@ def test_files_without_codes_are_refused(tmp_path):
         (["sample", "CCO", "--radius", "-1"], 1, "molcmim: scaled_radius must be at least 0"),
         (["sample", "CCO", "-o", "x.txt"], 2, "known"),
         (["sample", "CCO", "-o", "nowhere/x.csv"], 2, "no folder nowhere"),
-        (["decode", "codes.txt"], 1, "molcmim: codes.txt: cannot read embeddings from '.txt'"),
-        (["neighbours", "CCO", "nowhere.smi"], 1, "molcmim: .*No such file"),
+        (["decode", __file__], 1, "cannot read embeddings from '.py'"),
+        (["neighbours", "CCO", "nowhere.smi"], 1, "molcmim: nowhere.smi: No such file"),
     ],
 )
 def test_commands_end_with_one_line_on_bad_input(folder, arguments, code, message):
     done = run(*arguments, "--checkpoint", folder)
     assert done.exit_code == code
-    assert message in done.stderr or pd.Series([done.stderr]).str.contains(message)[0]
+    assert message in done.stderr
