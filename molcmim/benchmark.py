@@ -33,8 +33,8 @@ from molcmim.datasets import DATASETS, Split
 from molcmim.featurizer import EMBEDDINGS, Featurizer
 from molcmim.predictors import PREDICTORS
 
-SEEDS = {"random": 5, "scaffold": 1}
-"""Kind of split -> how many of it the protocol has."""
+SEEDS = {"random": 5, "scaffold": 1, "cluster": 5}
+"""Kind of split -> how many of it there are."""
 END_TO_END = "end-to-end"
 """What stands for the head of a predictor, which has none of :data:`molcmim.downstream.HEADS`."""
 CHUNK = 100
@@ -102,7 +102,7 @@ class Plan:
 
     datasets: Sequence[str] = tuple(DATASETS)
     """Names of :data:`molcmim.datasets.DATASETS`."""
-    splits: Sequence[str] = tuple(SEEDS)
+    splits: Sequence[str] = ("random", "scaffold")
     """Of :data:`SEEDS`."""
     features: Sequence[str] = (
         *("mean", "informative", "both"), *smiles.FINGERPRINTS, "rdkit2d+morgan", "both+rdkit2d",
@@ -118,7 +118,7 @@ class Plan:
     extra: Sequence[str | os.PathLike[str]] = ()
     """Tables (.csv, .parquet) of other features: a column ``smiles``, the rest numbers. Named after the file."""
     seeds: int | None = None
-    """How many random splits, if not the protocol's 5."""
+    """How many random and cluster splits, if not 5."""
     predictors: Sequence[str] = ()
     """Of :data:`molcmim.predictors.PREDICTORS`."""
     tables: Sequence[Table] = ()
@@ -171,7 +171,7 @@ class Plan:
             Place(dataset, kind, seed)
             for dataset in (*self.datasets, *(table.path.stem for table in self.tables))
             for kind in self.splits
-            for seed in range(SEEDS[kind] if self.seeds is None or kind != "random" else self.seeds)
+            for seed in range(SEEDS[kind] if self.seeds is None or SEEDS[kind] == 1 else self.seeds)
         ]
 
     @property

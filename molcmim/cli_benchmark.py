@@ -30,7 +30,7 @@ def benchmark_property(
     target: Annotated[str, typer.Option(help="Column of those values.")] = "y",
     column: Column = None,
     unit: Annotated[str, typer.Option(help="Unit of those values.")] = "",
-    splits: Annotated[str, typer.Option(help="Comma between names.")] = "random,scaffold",
+    splits: Annotated[str, typer.Option(help="Comma between names: random, scaffold, cluster.")] = "random,scaffold",
     features: Annotated[
         str, typer.Option(help="Embeddings, RDKit's, names of --extra files; + joins several, with equal shares.")
     ] = "mean,informative,both,morgan,rdkit2d,maccs,rdkit2d+morgan,both+rdkit2d",
@@ -42,7 +42,7 @@ def benchmark_property(
     extra: Annotated[
         list[Path] | None, typer.Option(help="Table (.csv, .parquet) of features of your own: smiles and numbers.")
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Random splits.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Random splits, and cluster splits.")] = 5,
     jobs: Annotated[int, typer.Option(help="Processes; -1: one a core.")] = -1,
 ) -> None:
     """Predict measured properties from embeddings and from classical features: table, CSV, pictures."""

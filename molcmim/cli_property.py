@@ -38,12 +38,19 @@ def finetune(
     split: Annotated[
         str,
         typer.Option(
-            help="80 % train, 10 % valid, 10 % test: random, scaffold, or stratified, by the target: as many of each "
-            "class, or of each range of values, as their shares allow."
+            help="80 % train, 10 % valid, 10 % test: random; scaffold, or cluster (of fingerprints), which stay "
+            "together; or stratified, by the target: as many of each class, or range of values, as their shares allow."
         ),
     ] = "random",
     split_column: Annotated[
         str | None, typer.Option(help="Column that says train, valid or test of each row, instead of --split.")
+    ] = None,
+    group_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of which rows with the same value stay in one part, instead of --split: a project, a series; "
+            "that of the SMILES keeps equal molecules together."
+        ),
     ] = None,
     classify: Annotated[bool, typer.Option("--classify", help="The values are classes, any labels.")] = False,
     skip_bad: Annotated[
@@ -83,9 +90,9 @@ def finetune(
     settings = {"embedding": embedding, "ensemble": ensemble, "standardize": standardize, "seed": seed}
     settings |= {} if epochs is None else {"epochs": epochs}
     report = tuning_report.finetune_table(
-        data, list(dict.fromkeys(target)), output, split=split, split_column=split_column, seed=seed, column=column,
-        classify=classify, skip_bad=skip_bad, checkpoint=checkpoint,
-        choices=Choices.of({**settings, **assigned(choices)}), device=device, restart=restart,
+        data, list(dict.fromkeys(target)), output, split=split, split_column=split_column,
+        group_column=group_column, seed=seed, column=column, classify=classify, skip_bad=skip_bad,
+        checkpoint=checkpoint, choices=Choices.of({**settings, **assigned(choices)}), device=device, restart=restart,
         progress=sys.stderr.isatty(),
     )  # fmt: skip
     typer.echo(property_metrics.as_text(report.metrics))

@@ -13,17 +13,16 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from jaxtyping import Int64
 
-from molcmim import smiles
 from molcmim.atomic import atomic_path
 from molcmim.files import read_chunks
-from molcmim.smiles import BadMolecule, MoleculeError
+from molcmim.splits import Split as Split  # both are part of this room, for whoever uses it
+from molcmim.splits import canonical
+from molcmim.splits import split as split
 from molcmim.values import frame_of
 
 
@@ -214,141 +213,6 @@ def _download(name: str, looked_at: list[Path]) -> pd.DataFrame:
     return data
 
 
-PART_OF = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
-"""What a column of parts may hold, in any case."""
-
-
-class Split(NamedTuple):
-    """Row numbers of the three parts; no row is in two of them, every row is in one."""
-
-    train: Int64[np.ndarray, " n_train"]
-    """What is fitted."""
-    valid: Int64[np.ndarray, " n_valid"]
-    """What chooses."""
-    test: Int64[np.ndarray, " n_test"]
-    """What is reported."""
-
-
-def split(data: pd.DataFrame, method: str = "random", seed: int = 0, target: str = "y") -> Split:
-    """Split a data set 80/10/10.
-
-    Parameters
-    ----------
-    data
-        With a column ``smiles``.
-    method : {"random", "scaffold", "stratified"}
-        ``random``: numpy's ``RandomState(seed).permutation(n)``, cut at int(0.8 n) and int(0.9 n).
-        ``scaffold``: molecules of one Bemis-Murcko scaffold (J. Med. Chem. 1996, 39, 2887; no chirality) stay
-        together, the largest sets fill train, then valid, then test: what DeepChem's ScaffoldSplitter does.
-        All acyclic molecules are one such set.
-        ``stratified``: of each ten rows of one class, or next to each other in value, one is drawn for valid and one
-        for test; classes are what `target` holds if it holds no floats.
-    seed
-        Of ``random`` and ``stratified``; ``scaffold`` has none.
-    target
-        Column that ``stratified`` goes by.
-
-    Returns
-    -------
-    Split
-        Row numbers, counted from 0.
-
-    Raises
-    ------
-    MoleculeError
-        Under ``scaffold``, if a SMILES cannot be read.
-    ValueError
-        For an unknown method, or if a part would be empty.
-    """
-    n = len(data)
-    if method == "random":
-        order = np.random.RandomState(seed).permutation(n).tolist()
-        parts = [order[: int(0.8 * n)], order[int(0.8 * n) : int(0.9 * n)], order[int(0.9 * n) :]]
-    elif method == "scaffold":
-        parts = _scaffold_parts(list(data["smiles"]))
-    elif method == "stratified":
-        parts = _stratified_parts(data[target], seed)
-    else:
-        raise ValueError(f"unknown split {method!r}; known are random, scaffold, stratified")
-    found = Split(*(np.asarray(part, np.int64) for part in parts))
-    if not all(len(part) for part in found):
-        sizes = ", ".join(f"{part} {len(rows)}" for part, rows in found._asdict().items())
-        raise ValueError(f"a {method} split of {n} rows leaves a part empty ({sizes}); split it otherwise")
-    return found
-
-
-def split_by(table: pa.Table, column: str, rows: Int64[np.ndarray, " n"], path: str | os.PathLike[str]) -> Split:
-    """Split as a column says, which holds train, valid (val, validation) or test in each of `rows`.
-
-    There may be no test part.
-
-    Returns
-    -------
-    Split
-        Numbers of places in `rows`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such column, it holds something else, or nothing is to be trained or to be chosen on.
-    """
-    if column not in table.column_names:
-        raise ValueError(f"{path}: no column {column}; the columns present: {', '.join(table.column_names)}")
-    fields = table.column(column).to_pylist()
-    labels = [PART_OF.get(str(fields[row]).strip().lower()) for row in rows]
-    if None in labels:
-        row = int(rows[labels.index(None)])
-        raise ValueError(f"{path}: row {row}, {column}: {fields[row]!r} is none of {', '.join(PART_OF)}")
-    found = Split(*(np.flatnonzero([label == part for label in labels]) for part in Split._fields))
-    if not (len(found.train) and len(found.valid)):
-        raise ValueError(f"{path}: {column} holds {len(found.train)} rows of train, {len(found.valid)} of valid")
-    return found
-
-
-def _scaffold_parts(molecules: list[Any]) -> list[list[int]]:
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    bad = []
-    for row, molecule in enumerate(molecules):
-        try:
-            rows_of[smiles.murcko_scaffold(molecule)].append(row)
-        except ValueError as error:
-            bad.append(BadMolecule(row, molecule, str(error)))
-    if bad:
-        raise MoleculeError(bad)
-    parts: list[list[int]] = [[], [], []]
-    for rows in sorted(rows_of.values(), key=lambda rows: (len(rows), rows[0]), reverse=True):
-        if len(parts[0]) + len(rows) <= 0.8 * len(molecules):
-            parts[0] += rows
-        elif len(parts[0]) + len(parts[1]) + len(rows) <= (0.8 + 0.1) * len(molecules):
-            parts[1] += rows
-        else:
-            parts[2] += rows
-    return parts
-
-
-def _stratified_parts(y: pd.Series, seed: int) -> list[list[int]]:
-    draw = np.random.RandomState(seed)
-    order = draw.permutation(len(y))
-    order = order[np.argsort(y.to_numpy()[order], kind="stable")] if y.dtype.kind == "f" else order
-    strata = np.zeros(len(y), int) if y.dtype.kind == "f" else pd.factorize(y)[0]
-    parts: list[list[int]] = [[], [], []]
-    for stratum in np.unique(strata):
-        rows = order[strata[order] == stratum]
-        tens = -(-len(rows) // 10)
-        place = np.concatenate([draw.permutation(10) for _ in range(tens)])[: len(rows)]
-        for part, inside in zip(parts, (place > 1, place == 0, place == 1), strict=True):
-            part += rows[inside].tolist()
-    return [sorted(part) for part in parts]
-
-
-def _canonical(molecules: Sequence[object]) -> list[str]:
-    canonical, reasons = smiles.canonicalize(molecules)
-    bad = [BadMolecule(row, molecules[row], reason) for row, reason in enumerate(reasons) if reason is not None]
-    if bad:
-        raise MoleculeError(bad)
-    return [s for s in canonical if s is not None]
-
-
 class Repeated(NamedTuple):
     """A molecule that stands in several rows."""
 
@@ -408,16 +272,16 @@ def audit(data: pd.DataFrame, parts: Split | None = None, target: str = "y") -> 
     MoleculeError
         If a SMILES cannot be read.
     """
-    molecule = np.array(_canonical(list(data["smiles"])), object)
+    molecule = np.array(canonical(list(data["smiles"])), object)
     y = data[target].to_numpy(np.float64)
     rows_of: dict[str, list[int]] = defaultdict(list)
-    for row, canonical in enumerate(molecule):
-        rows_of[canonical].append(row)
+    for row, string in enumerate(molecule):
+        rows_of[string].append(row)
     repeated = []
-    for canonical, rows in rows_of.items():
+    for string, rows in rows_of.items():
         if len(rows) > 1:
             known = y[rows][~np.isnan(y[rows])]
-            repeated.append(Repeated(canonical, rows, float(np.ptp(known)) if len(known) else float("nan")))
+            repeated.append(Repeated(string, rows, float(np.ptp(known)) if len(known) else float("nan")))
     repeated.sort(key=lambda found: np.nan_to_num(found.spread, nan=-1.0), reverse=True)
     leaked = {}
     if parts is not None:

@@ -194,7 +194,7 @@ def markdown(results: pd.DataFrame, summary: pd.DataFrame, notes: Sequence[str])
     lines.append(["*the train part's mean*", "", *of_mean])
     return "\n".join(
         [
-            "Test RMSE: mean ± sd over the random splits' seeds; 95 % bootstrap interval of the test part in brackets, "
+            "Test RMSE: mean ± sd over a split's seeds; 95 % bootstrap interval of the test part in brackets, "
             "where there is one split. Lowest of a column in bold. Hyperparameters, and each choice below, have the "
             "lowest valid RMSE of their split (so ridge's figures are not those of a leave-one-out choice on train).",
             "",

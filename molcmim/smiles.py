@@ -17,6 +17,7 @@ from rdkit.Chem import Fragments, rdFingerprintGenerator, rdMolDescriptors
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 from rdkit.rdBase import BlockLogs, CaptureErrorLog
+from rdkit.SimDivFilters import rdSimDivPickers
 
 
 class BadMolecule(NamedTuple):
@@ -312,6 +313,21 @@ def packed_bits(molecules: Iterable[str]) -> UInt8[np.ndarray, "n 256"]:
     with BlockLogs():
         rows = [_MORGAN.GetFingerprintAsNumPy(parse(molecule)) for molecule in molecules]
     return np.packbits(np.array(rows, np.uint8).reshape(len(rows), 2048), axis=1)
+
+
+def leaders(molecules: Sequence[str], similarity: float) -> list[int]:
+    """Pick molecules none of which is as similar to another as given, and of which each that is left out is to one.
+
+    Parameters
+    ----------
+    molecules : sequence of str
+        Readable SMILES; the first is picked, and so on in their order.
+    similarity : float
+        Tanimoto similarity of Morgan fingerprints, as :func:`similarities` has it.
+    """
+    with BlockLogs():
+        prints = [_MORGAN.GetFingerprint(parse(molecule)) for molecule in molecules]
+    return list(rdSimDivPickers.LeaderPicker().LazyBitVectorPick(prints, len(prints), 1 - similarity))
 
 
 def similarities(query: str, molecules: Sequence[str | None]) -> Float64[np.ndarray, " n"]:

@@ -215,7 +215,7 @@ class PropertyModel:
         return aligned
 
     def train_similarity(self, spelled: Spelled) -> Float64[np.ndarray, " n"]:
-        """Highest Tanimoto similarity to a molecule of the train part, by :func:`molcmim.similarity.highest`.
+        """Highest Tanimoto similarity to a molecule of the train part, by :func:`molcmim.similarity.nearest`.
 
         How far a prediction is an extrapolation: errors grow as it falls (Sheridan et al., J. Chem. Inf. Comput. Sci.
         2004, 44, 1912).
@@ -227,7 +227,7 @@ class PropertyModel:
         """
         aligned = np.full(len(spelled.which), np.nan)
         good = spelled.which >= 0
-        aligned[good] = similarity.highest(spelled.bits, self.train_bits)[spelled.which[good]]
+        aligned[good] = similarity.nearest(spelled.bits, self.train_bits).similarity[spelled.which[good]]
         return aligned
 
     def mean_and_variance(

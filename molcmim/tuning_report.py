@@ -8,7 +8,7 @@ classes ``confusion.png``.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float64, Shaped
 
-from molcmim import datasets, property_metrics, tuning_plots
+from molcmim import datasets, property_metrics, splits, tuning_plots
 from molcmim.atomic import atomic_path
 from molcmim.datasets import Audit
 from molcmim.files import read_chunks, with_own_error
@@ -56,7 +56,12 @@ class Report:
     @property
     def warnings(self) -> list[str]:
         """What the figures should be read with."""
-        found = [f"{target}: {audit}" for target, audit in self.audits.items() if audit.repeated]
+        cure = "; --group-column of the SMILES keeps equal ones in one part"
+        found = [
+            f"{target}: {audit}" + cure * any(audit.leaked.values())
+            for target, audit in self.audits.items()
+            if audit.repeated
+        ]
         valid = self.model.training["rows"]["valid"]
         if valid < FEW_VALID and self.model.training["choices"]["epochs"]:
             found.append(f"only {valid} molecule(s), the valid part, choose the epoch; --epochs 0 leaves no choice")
@@ -75,6 +80,7 @@ def finetune_table(
     *,
     split: str = "random",
     split_column: str | None = None,
+    group_column: str | None = None,
     seed: int = 0,
     column: str | None = None,
     classify: bool = False,
@@ -99,10 +105,13 @@ def finetune_table(
     output
         Folder.
     split, seed
-        See :func:`molcmim.datasets.split`; "stratified" goes by the target, of which there is one then. The test part
+        See :func:`molcmim.splits.split`; "stratified" goes by the target, of which there is one then. The test part
         is looked at once, for the report.
     split_column
-        Column that says of each row which part it is in, instead; see :func:`molcmim.datasets.split_by`.
+        Column that says of each row which part it is in, instead; see :func:`molcmim.splits.split_by`.
+    group_column
+        Column of which rows with the same value stay in one part, instead; of SMILES, rows with the same molecule. An
+        empty field is a group of its own.
     classify
         Whether the values are classes: 0 and 1, of several targets, or any labels, of one.
     skip_bad
@@ -134,12 +143,18 @@ def finetune_table(
         raise ValueError(f"{path}: no row has a molecule that can be read and a value; the first: {reasons[0]}")
     good = frame.iloc[rows].reset_index(drop=True)
     table = pa.concat_tables([chunk.table for chunk in chunks])
-    if split_column is None:
+    if split_column is not None:
+        parts, how = splits.split_by(table, split_column, rows, path), f"column {split_column}"
+    elif group_column is not None:
+        written = splits.fields_of(table, group_column, path)
+        keys: list[Hashable] = [row if written[row] in (None, "") else str(written[row]) for row in rows.tolist()]
+        if group_column == chunks[0].column:
+            keys = [*splits.canonical(good["smiles"].tolist())]
+        parts, how = splits.split(good, "group", seed, groups=keys), f"by {group_column}"
+    else:
         if split == "stratified" and len(targets) > 1:
             raise ValueError(f"a stratified split is by one target, not by {', '.join(targets)}; take another split")
-        parts, how = datasets.split(good, split, seed, targets[0]), split
-    else:
-        parts, how = datasets.split_by(table, split_column, rows, path), f"column {split_column}"
+        parts, how = splits.split(good, split, seed, targets[0]), split
     kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
     predictions = with_own_error(table).to_pandas()
     spread = choices is not None and choices.ensemble > 1

@@ -32,7 +32,7 @@ FLOORS = (
     {"files"},
     {"embedding_files"},
     {"curves", "plots", "drawing", "properties"},
-    {"data", "generation_plots", "model", "oracles", "reading", "values"},
+    {"data", "generation_plots", "model", "oracles", "reading", "splits", "values"},
     {"prepare", "recipe", "checkpoint", "spelling", "optimizer", "moving_average", "decoding", "search_log"},
     {"featurizer", "resident"},
     {"metrics", "datasets", "loaded", "onnx", "preflight", "property_network", "stages"},

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from molcmim import bulk, cli_generation, tuning_report
 from molcmim.cli import app
 from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
-from molcmim.smiles import similarities
+from molcmim.smiles import random_spellings, similarities
 from molcmim.tuned import PropertyModel
 
 SMILES = [text for text, _ in MOLECULES]
@@ -313,6 +313,28 @@ def test_a_stratified_split_is_by_one_target(tiny_checkpoint: Path, tmp_path: Pa
     run = command(*common, "--target", "logP", "--restart")
     assert run.exit_code == 1
     assert "a stratified split is by one target, not by rare, logP" in run.output
+
+
+def test_rows_of_one_group_stay_in_one_part(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"smiles": SMILES, "logP": LOGP, "project": [f"p{i // 3}" for i in range(48)]})
+    repeated = frame.assign(smiles=[random_spellings(Chem.MolFromSmiles(s), 1, 0)[0] for s in SMILES])
+    repeated.loc[::2, "project"] = None  # each of which is a group of its own
+    pd.concat([frame, repeated]).to_csv(tmp_path / "data.csv", index=False)
+    common = ["finetune", tmp_path / "data.csv", "--target", "logP", "--epochs", 0, "--set", "descriptors=false",
+              "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model", "--restart"]  # fmt: skip
+    run = command(*common)
+    assert "hold molecules of train, so errors there are too low; --group-column of the SMILES" in run.stderr
+    for column in ("smiles", "project"):
+        run = command(*common, "--group-column", column)
+        assert run.exit_code == 0, run.output
+        found = pd.read_csv(tmp_path / "model" / "predictions.csv")
+        assert set(found["part"]) == {"train", "valid", "test"}
+        groups = found["project"] if column == "project" else pd.Series([*SMILES, *SMILES])
+        assert (found["part"].groupby(groups).nunique() == 1).all()
+        assert ("too low" in run.stderr) == (column == "project")
+    assert "by project" in (tmp_path / "model" / "finetuned.json").read_text(encoding="utf-8")
+    run = command(*common, "--group-column", "nowhere")
+    assert "no column nowhere; the columns present: smiles, logP, project" in run.output
 
 
 @pytest.mark.parametrize("change", [{"predict_spellings": 4}, {"standardize": True}])

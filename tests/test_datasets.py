@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import functools
 import http.server
-import json
 import shutil
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from molcmim import datasets
-from molcmim.smiles import MoleculeError
 
 NAMES = ("esol", "freesolv", "lipophilicity")
 
@@ -128,74 +121,10 @@ def test_any_table(tmp_path: Path) -> None:
         datasets.load_csv(path)
 
 
-DEEPCHEM = """
-import json, sys
-import deepchem, numpy
-for ids in json.load(sys.stdin):
-    data = deepchem.data.NumpyDataset(numpy.zeros(len(ids)), ids=ids)
-    print(json.dumps([[int(row) for row in part] for part in deepchem.splits.ScaffoldSplitter().split(data)]))
-"""
-
-
-def test_scaffold_split_is_deepchems(shared_data: Path) -> None:
-    frames = [datasets.load(name, shared_data / "moleculenet") for name in NAMES]
-    run = subprocess.run(  # DeepChem loads for seconds and warns about all that is not installed
-        [sys.executable, "-c", DEEPCHEM],
-        input=json.dumps([frame.smiles.tolist() for frame in frames]),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    for frame, theirs in zip(frames, run.stdout.splitlines()[-3:], strict=True):
-        assert [part.tolist() for part in datasets.split(frame, "scaffold")] == json.loads(theirs)
-
-
 def test_digits_apart_are_no_number(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("smiles,y\nC,1_0\n")
     with pytest.raises(ValueError, match="row 0, y: '1_0' is no finite number"):
         datasets.load_csv(tmp_path / "t.csv")
-
-
-def test_random_split_is_the_protocols() -> None:
-    data = pd.DataFrame({"smiles": ["C" * (i + 1) for i in range(21)]})
-    order = np.random.RandomState(3).permutation(21)
-    parts = datasets.split(data, "random", 3)
-    assert [len(part) for part in parts] == [16, 2, 3]
-    np.testing.assert_array_equal(np.concatenate(parts), order)
-    with pytest.raises(ValueError, match=r"scaffold split of 21 rows leaves a part empty \(train 0, valid 0"):
-        datasets.split(data, "scaffold")
-    with pytest.raises(ValueError, match="unknown split 'time'; known are random, scaffold, stratified"):
-        datasets.split(data, "time")
-    data.loc[4, "smiles"] = "C1CC"
-    with pytest.raises(MoleculeError, match="row 4: 'C1CC': unclosed ring"):
-        datasets.split(data, "scaffold")
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # which only clears the environment
-@given(st.lists(st.integers(1, 45), min_size=2, max_size=4), st.integers(0, 100))
-def test_a_stratified_split_deals_each_class(sizes: list[int], seed: int) -> None:
-    labels = np.random.RandomState(seed).permutation(np.repeat(list("abcd")[: len(sizes)], sizes)).astype(object)
-    parts = datasets.split(pd.DataFrame({"smiles": "C", "y": [*labels, *["e"] * 20]}), "stratified", seed)
-    assert sorted(np.concatenate(parts)) == list(range(len(labels) + 20))
-    for label, size in zip("abcd", sizes, strict=False):
-        rows = np.flatnonzero(labels == label)
-        train, valid, test = (np.isin(rows, part).sum() for part in parts)
-        assert valid in (size // 10, -(-size // 10))
-        assert test in (size // 10, -(-size // 10))
-        assert train == size - valid - test
-
-
-def test_a_stratified_split_deals_each_range_of_values(shared_data: Path) -> None:
-    data = datasets.load("esol", shared_data / "moleculenet")
-    parts = [datasets.split(data, "stratified", seed) for seed in (0, 0, 1)]
-    assert all(map(np.array_equal, parts[0], parts[1]))
-    assert not np.array_equal(parts[0].test, parts[2].test)
-    assert [len(part) for part in parts[0]] == pytest.approx([902, 113, 113], abs=1)
-    quartiles = [np.quantile(data["y"].iloc[part], [0.25, 0.5, 0.75]) for part in parts[0]]
-    assert np.ptp(quartiles, axis=0).max() < 0.05 * data["y"].std()
-    by = data.rename(columns={"y": "solubility"})
-    assert all(map(np.array_equal, datasets.split(by, "stratified", target="solubility"), parts[0]))
 
 
 def test_audit_counts_repeats_conflicts_and_leaks(shared_data: Path) -> None:
@@ -216,16 +145,3 @@ def test_audit_counts_repeats_conflicts_and_leaks(shared_data: Path) -> None:
     esol = datasets.audit(datasets.load("esol", shared_data / "moleculenet"))
     assert esol.duplicates == 11
     assert esol.repeated[0].spread == pytest.approx(1.03, abs=0.005)
-
-
-def test_a_column_of_parts() -> None:
-    table = pa.table({"smiles": list("CCNNOO"), "set": ["Train", "test", "VAL", "train", "validation", "x"]})
-    parts = datasets.split_by(table, "set", np.array([0, 2, 3, 4]), "m.csv")
-    assert [rows.tolist() for rows in parts] == [[0, 2], [1, 3], []]
-    assert datasets.split_by(table, "set", np.array([0, 1, 2]), "m.csv").test.tolist() == [1]
-    with pytest.raises(ValueError, match=r"m\.csv: row 5, set: 'x' is none of train, valid"):
-        datasets.split_by(table, "set", np.arange(6), "m.csv")
-    with pytest.raises(ValueError, match="set holds 1 rows of train, 0 of valid"):
-        datasets.split_by(table, "set", np.array([0, 1]), "m.csv")
-    with pytest.raises(ValueError, match="no column part; the columns present: smiles, set"):
-        datasets.split_by(table, "part", np.arange(5), "m.csv")

@@ -20,7 +20,7 @@ def test_highest_is_the_maximum_of_rdkits(shared_data: Path, monkeypatch) -> Non
     generator = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)
     of = {s: generator.GetFingerprint(Chem.MolFromSmiles(s)) for s in molecules}
     expected = [max(DataStructs.BulkTanimotoSimilarity(of[q], [of[k] for k in known])) for q in queries]
-    found = similarity.highest(packed_bits(queries), packed_bits(known))
+    found = similarity.nearest(packed_bits(queries), packed_bits(known)).similarity
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (found[80:] == 1).all()
     assert found[:80].min() < 0.5
@@ -29,7 +29,7 @@ def test_highest_is_the_maximum_of_rdkits(shared_data: Path, monkeypatch) -> Non
 def test_nothing_known_is_like_nothing() -> None:
     none = packed_bits([])
     assert none.shape == (0, 256)
-    assert similarity.highest(packed_bits(["CCO", "C"]), none).tolist() == [0, 0]
-    assert len(similarity.highest(none, packed_bits(["C"]))) == 0
+    assert similarity.nearest(packed_bits(["CCO", "C"]), none).similarity.tolist() == [0, 0]
+    assert len(similarity.nearest(none, packed_bits(["C"])).which) == 0
     empty = np.zeros((1, 256), np.uint8)
-    assert similarity.highest(empty, empty).tolist() == [0]
+    assert similarity.nearest(empty, empty).similarity.tolist() == [0]
