@@ -28,8 +28,10 @@ from molcmim.data import DescriptorScale
 from molcmim.model import MolCMIMModel
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD, WEIGHTS, CONFIG = "checkpoint.json", "model.safetensors", "config.json"
+SETTINGS = (CONFIG, "tokenizer.json", "tokenizer_config.json")
+"""Files of a checkpoint, or of a fine-tuned model, that say how its weights are meant."""
 OWN = (RECORD, CONFIG, "model*.safetensors*", "tokenizer*.json", "special_tokens_map.json")
 """Patterns of a checkpoint's files."""
 SHARD_BYTES = 16_500_000
@@ -40,7 +42,15 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     """Find a checkpoint's folder by path or name; :func:`molcmim.folders.find` says where, and raises."""
-    return folders.find("checkpoints", name_or_path, RECORD)
+    try:
+        return folders.find("checkpoints", name_or_path, RECORD)
+    except FileNotFoundError as error:
+        if not (Path(name_or_path) / CONFIG).is_file():
+            raise
+        raise FileNotFoundError(
+            f"{name_or_path} has no {RECORD}, by which a checkpoint is verified: molcmim.checkpoint.write writes a "
+            "model and its tokenizer with it"
+        ) from error
 
 
 def device_of(wanted: str | torch.device | None) -> torch.device:
@@ -87,19 +97,16 @@ def load(
     """
     folder = resolve(name_or_path)
     record = read_record(folder)
-    for name, expected in _weights(record).items():
-        if (found := folders.sha256(folder / name)) != expected:
-            raise ValueError(
-                f"{folder / name} is damaged: SHA-256 {found[:12]}..., {RECORD} says {expected[:12]}...; "
-                "copy or download the checkpoint again"
-            )
+    advice = "copy or download the checkpoint again"
+    folders.verify(folder, {CONFIG: record["files"][CONFIG], **_weights(record)}, RECORD, advice)
     config = MolCMIMConfig.from_pretrained(folder)
     tokenizer = load_tokenizer(folder)
     if vocab_hash(tokenizer) != config.vocab_hash:
         raise ValueError(
             f"the tokenizer in {folder} has another vocabulary ({vocab_hash(tokenizer)[:12]}...) than the "
-            f"model was trained with ({config.vocab_hash[:12]}...); copy or download the checkpoint again"
+            f"model was trained with ({config.vocab_hash[:12]}...); {advice}"
         )
+    folders.verify(folder, record["files"], RECORD, advice)
     with torch.device("meta"):  # no time for initial weights that are overwritten
         model = MolCMIMModel(config)
     weights = {
@@ -107,10 +114,7 @@ def load(
         for file in _weights(record)
         for name, weight in safetensors.torch.load_file(folder / file).items()
     }
-    try:
-        model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"{folder / CONFIG} describes another model than {WEIGHTS} holds: {error}") from None
+    model.load_state_dict(weights, assign=True)
     return torch.nn.Module.to(model, device or "cpu").eval(), tokenizer
 
 
@@ -161,6 +165,7 @@ def write(
             "weights_sha256": folders.sha256(*files_of_weights),
             **({"shards": shards} if shards else {}),
             "vocab_hash": model.config.vocab_hash,
+            "files": {name: folders.sha256(unfinished / name) for name in SETTINGS},
             "dtype": dtype,
             "training": dict(facts),
         }
@@ -173,15 +178,18 @@ def read_record(folder: Path) -> dict[str, Any]:
     _require(folder, RECORD)
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        format_version, weights = record["format_version"], _weights(record)
+        found = int(record["format_version"])
+        needed = [*_weights(record), *record["files"]] if found == FORMAT_VERSION else []
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / RECORD} is damaged ({error!r}); copy or download the checkpoint again") from None
-    if format_version > FORMAT_VERSION:
+    if found > FORMAT_VERSION:
         raise ValueError(
-            f"{folder} has checkpoint format {format_version}, molcmim {molcmim.__version__} reads up to "
-            f"{FORMAT_VERSION}; upgrade molcmim"
+            f"{folder} has checkpoint format {found}, molcmim {molcmim.__version__} reads up to {FORMAT_VERSION}; "
+            "upgrade molcmim"
         )
-    _require(folder, CONFIG, *weights, "tokenizer.json", "tokenizer_config.json")
+    if found < FORMAT_VERSION:
+        raise ValueError(f"{folder} has checkpoint format {found}, now {FORMAT_VERSION}; write it again")
+    _require(folder, *needed)
     return record
 
 

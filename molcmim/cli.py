@@ -10,7 +10,19 @@ import typer.core
 
 import molcmim
 from molcmim import cli_benchmark, cli_generation, cli_map, cli_property
-from molcmim.cli_types import Checkpoint, Column, Device, Format, Molecules, Restart, Strict, Workers, known, there
+from molcmim.cli_types import (
+    Checkpoint,
+    Column,
+    Device,
+    Format,
+    Molecules,
+    Restart,
+    Strict,
+    Workers,
+    in_folder,
+    known,
+    there,
+)
 
 
 class _Commands(typer.core.TyperGroup):
@@ -19,7 +31,10 @@ class _Commands(typer.core.TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (OSError, ValueError, ImportError) as error:
+        except Exception as error:
+            # safetensors, which is not loaded for its error's sake, has one of its own for a full disk
+            if not isinstance(error, OSError | ValueError | ImportError) and type(error).__name__ != "SafetensorError":
+                raise
             said = str(error)
             if isinstance(error, OSError) and error.filename is not None:
                 said = f"{error.filename}: {error.strerror}"
@@ -137,15 +152,15 @@ def evaluate_checkpoint(
     store: Annotated[Path, typer.Argument(help="Token store of molecules it was not trained on.", callback=there)],
     molecules: Annotated[int | None, typer.Option(min=1, help="How many, at random; default: all.")] = None,
     random_spellings: Annotated[bool, typer.Option(help="Read a random spelling, not the canonical.")] = False,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file to write as well.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", callback=in_folder, help="JSON file to write as well.")
+    ] = None,
 ) -> None:
     """Measure a checkpoint on held-out molecules: exact reconstruction, bits per character, the latent's shape."""
     import json
 
     from molcmim.evaluation import evaluate, write_report
 
-    if output is not None and not output.parent.is_dir():
-        raise typer.BadParameter(f"no folder {output.parent} to write {output.name} in", param_hint="--output")
     report = evaluate(checkpoint, store, molecules, random_spellings=random_spellings)
     if output is not None:
         write_report(report, output)

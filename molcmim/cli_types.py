@@ -32,13 +32,20 @@ def known(checkpoint: str) -> str:
     return checkpoint
 
 
+def in_folder(output: Path | None) -> Path | None:
+    """Refuse an output whose folder is not there, or takes no files."""
+    if output is not None and not output.parent.is_dir():
+        raise typer.BadParameter(f"no folder {output.parent} to write {output.name} in")
+    if output is not None and not os.access(output.parent, os.W_OK):
+        raise typer.BadParameter(f"{output.parent} takes no files from you; write {output.name} elsewhere")
+    return output
+
+
 def writable(output: Path | None) -> Path | None:
     """Refuse an output that cannot be written."""
     if output is not None and output.suffix not in SUFFIXES:
         raise typer.BadParameter(f"{output}: cannot write {output.suffix!r}; known suffixes are {', '.join(SUFFIXES)}")
-    if output is not None and not output.parent.is_dir():
-        raise typer.BadParameter(f"no folder {output.parent} to write {output.name} in")
-    return output
+    return in_folder(output)
 
 
 def not_input(output: Path | None, *inputs: str | Path | None) -> None:

@@ -49,6 +49,9 @@ class MolCMIMConfig(PretrainedConfig):
     posterior : {"sampled", "learned", "point"}
         Whether the training posterior's logvar is drawn from U(-6, 0) per molecule or comes from the encoder, or z is
         mu(x) without noise.
+    trained_decoder : bool
+        Whether the objective trained the decoder; without, nothing can be decoded, and there is no informative
+        embedding.
     num_descriptors : int
         Size of the descriptor vector that the chemistry factor log p(d | z) predicts; 0 for no such head.
 
@@ -82,6 +85,7 @@ class MolCMIMConfig(PretrainedConfig):
         stem_kernel: int = 7,
         dropout: float = 0.0,
         posterior: str = "sampled",
+        trained_decoder: bool = True,
         num_descriptors: int = 0,
         pad_token_id: int = 0,
         bos_token_id: int = 1,
@@ -121,6 +125,7 @@ class MolCMIMConfig(PretrainedConfig):
         self.stem_kernel = stem_kernel
         self.dropout = dropout
         self.posterior = posterior
+        self.trained_decoder = trained_decoder
         self.num_descriptors = num_descriptors
         tokens: dict[str, Any] = {
             "pad_token_id": pad_token_id,
@@ -132,14 +137,20 @@ class MolCMIMConfig(PretrainedConfig):
     @property
     def embedding_dims(self) -> dict[str, int]:
         """Name -> columns of each embedding that the model has; see :func:`molcmim.featurizer.embed`."""
-        dims = {"mean": self.latent_dim, "informative": self.width, "both": self.latent_dim + self.width}
+        dims = {"mean": self.latent_dim}
+        if self.trained_decoder:
+            dims |= {"informative": self.width, "both": self.latent_dim + self.width}
         return {**dims, "descriptors": self.num_descriptors} if self.num_descriptors else dims
 
     def embedding_dim(self, embedding: str) -> int:
         """Columns of one embedding; ValueError if the model has it not."""
         dims = self.embedding_dims
         if embedding not in dims:
-            why = ": that takes training with the chemistry factor" if embedding == "descriptors" else ""
+            takes = {
+                "descriptors": ": that takes training with the chemistry factor",
+                **dict.fromkeys(("informative", "both"), ": that takes an objective that trains the decoder"),
+            }
+            why = takes.get(embedding, "")
             raise ValueError(f"embedding must be one of {', '.join(dims)} for this model, got {embedding!r}{why}")
         return dims[embedding]
 

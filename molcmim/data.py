@@ -98,11 +98,14 @@ class StoreManifest:
         path = Path(store) / MANIFEST
         if not path.is_file():
             raise FileNotFoundError(f"no token store at {store}: no {MANIFEST}; `molcmim prepare` makes one")
-        entries = json.loads(path.read_text())
-        if entries.get("format_version") != FORMAT_VERSION:
+        try:
+            entries = json.loads(path.read_text())
             found = entries.get("format_version")
-            raise ValueError(f"{path} has store format {found}, not {FORMAT_VERSION}; prepare it again")
-        return cls(**entries)
+            if found == FORMAT_VERSION:
+                return cls(**entries)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); prepare the store again") from None
+        raise ValueError(f"{path} has store format {found}, not {FORMAT_VERSION}; prepare it again")
 
     def dump(self) -> str:
         """Return the JSON text."""

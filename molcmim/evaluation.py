@@ -19,7 +19,6 @@ from molcmim import checkpoint
 from molcmim.atomic import atomic_path
 from molcmim.data import TokenStore
 from molcmim.metrics import held_out, held_out_batches, token_characters
-from molcmim.objectives import OBJECTIVES
 
 
 def evaluate(
@@ -74,10 +73,9 @@ def evaluate(
             f"prepare it again with --max-length {longest}"
         )
     record = checkpoint.read_record(checkpoint.resolve(name_or_path))
-    objective = record["training"].get("recipe", {}).get("objective", "cmim")
     batches = list(held_out_batches(held, molecules, checkpoint.descriptor_scale(name_or_path), random_spellings))
     bar = tqdm(batches, disable=not progress)
-    metrics = held_out(model, bar, token_characters(tokenizer), OBJECTIVES[objective].decoder).as_dict()
+    metrics = held_out(model, bar, token_characters(tokenizer), model.config.trained_decoder).as_dict()
     return {
         "checkpoint": Path(name_or_path).name,
         "weights_sha256": record["weights_sha256"],

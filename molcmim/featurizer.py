@@ -229,6 +229,8 @@ class Featurizer:
         self, encoded: Encoded, embedding: str, batch_size: int | None = None, progress: bool = False
     ) -> Float32[np.ndarray, "n d"]:
         """Embed what a :meth:`reader` has read, similar lengths together; rows of NaN for bad molecules."""
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, or None, got {batch_size}")
         budget = TOKENS_PER_BATCH.get(self.model.device.type, TOKENS_PER_BATCH["cpu"])
         lengths = np.diff(encoded.offsets)
         order = np.argsort(-lengths, kind="stable")  # longest first: what is too much shows at once
@@ -269,7 +271,8 @@ def as_rows(molecules: Any) -> list[Any]:
         molecules = molecules.to_pylist()
     if hasattr(molecules, "tolist"):  # arrays and Series, at once; a 0-d array becomes what it holds
         molecules = molecules.tolist()
-    one = isinstance(molecules, str) or not isinstance(molecules, Iterable)  # RDKit's Mol is not iterable
+    text = isinstance(molecules, str | bytes | bytearray)
+    one = text or not isinstance(molecules, Iterable)  # as is RDKit's Mol
     return [molecules] if one else list(molecules)
 
 

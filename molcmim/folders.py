@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -50,6 +51,27 @@ def _what_is(folder: Path, marker: str) -> str:
         return "a file, not a folder" if folder.exists() else "not there"
     held = sorted(path.name for path in folder.iterdir())
     return f"no {marker} in it but {', '.join([*held[:5], *(['...'] if held[5:] else [])]) or 'nothing'}"
+
+
+def verify(folder: Path, hashes: Mapping[str, str], record: str, advice: str) -> None:
+    """Compare files with the SHA-256 that a record has of each; ValueError, with `advice`, for the first that differs.
+
+    Parameters
+    ----------
+    folder
+        Where they are.
+    hashes
+        Name -> SHA-256.
+    record
+        Name of the file that says so, for the message.
+    advice
+        What to do.
+    """
+    for name, expected in hashes.items():
+        if (found := sha256(folder / name)) != expected:
+            raise ValueError(
+                f"{folder / name} is damaged: SHA-256 {found[:12]}..., {record} says {expected[:12]}...; {advice}"
+            )
 
 
 def sha256(*paths: str | os.PathLike[str]) -> str:

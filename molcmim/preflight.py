@@ -45,10 +45,22 @@ def check_stores(train: StoreManifest, valid: StoreManifest, tokenizer_hash: str
 
 
 def check_continues(output: Path, newest: Path | None, recipe: Recipe, config: MolCMIMConfig) -> None:
-    """Refuse to go on with a run of another model, on another vocabulary, or by another objective."""
+    """Refuse to go on with a run of another model, on another vocabulary, or by another objective.
+
+    Nor is a finished one, whose checkpoints were removed, begun anew.
+    """
     path = output / "recipe.yaml"
-    if newest is None or not path.exists():
+    if newest is None:
+        if (output / "model").exists():
+            raise FileExistsError(
+                f"{output} holds a finished model, and no checkpoint to go on from; name another folder"
+            )
         return
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{output} has checkpoints, and no {path.name}, which says how they were trained; put it back, or name "
+            "another folder"
+        )
     may_change = {"canonical_share", "steps", "warmup_steps", "decay_share", "max_grad_norm", "precision", "compile",
                   "log_every", "evaluate_every", "evaluate_molecules", "save_every", "loader_workers"}  # fmt: skip
     before, now = dataclasses.asdict(Recipe.load(path)), dataclasses.asdict(recipe)

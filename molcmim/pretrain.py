@@ -7,12 +7,14 @@ the same command goes on from the newest whole one, and on CPU ends with bit-ide
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import filelock
 from transformers import TrainerCallback, set_seed
 
 from molcmim import checkpoint
@@ -28,6 +30,9 @@ from molcmim.recipe import Recipe
 from molcmim.stages import begin_stage, changes, descriptor_scale, load_start, origin
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 from molcmim.trainer import MOVING_AVERAGE, WHOLE, PretrainTrainer, training_arguments
+
+LOCK = ".lock"
+"""File of a run's folder that its process holds."""
 
 
 def pretrain(
@@ -59,9 +64,35 @@ def pretrain(
     ------
     ValueError
         If stores, recipe and the checkpoint to start from do not fit together, or `output` holds a run that this
-        one does not continue.
+        one does not continue, or that another process works on.
+    FileExistsError, FileNotFoundError
+        If `output` holds a finished model whose checkpoints, or a run whose record, are gone.
     """
-    output = Path(output)
+    with _alone(Path(output)):
+        return _pretrain(Path(store), Path(valid), Path(output), recipe, callbacks)
+
+
+@contextlib.contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep others from training in a folder; of the processes of one run, the first does it."""
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(output / LOCK)  # which ends with this process, however it ends
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        raise ValueError(f"another process trains in {output}; wait for it, or name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
+        if os.listdir(output) == [LOCK]:  # refused: nothing was there, and nothing is left
+            shutil.rmtree(output)
+
+
+def _pretrain(store: Path, valid: Path, output: Path, recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Path:
     train_store, valid_store = TokenStore(store), TokenStore(valid)
     tokenizer = load_tokenizer(train_store.path / TOKENIZER)
     manifest = train_store.manifest
@@ -76,6 +107,7 @@ def pretrain(
             "notation": manifest.notation,
             "max_position_embeddings": _padded(manifest.settings["max_length"]),
             "posterior": recipe.posterior,
+            "trained_decoder": OBJECTIVES[recipe.objective].decoder,
             "num_descriptors": len(scale.names) if recipe.chemistry_factor else 0,
             **recipe.model,
         },

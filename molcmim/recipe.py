@@ -18,8 +18,8 @@ from molcmim.config import MolCMIMConfig
 from molcmim.data import MODES
 from molcmim.objectives import OBJECTIVES, Settings
 
-_NOT_OF_THE_MODEL = {"vocab_size", "vocab_hash", "notation", "posterior", "num_descriptors",
-                     "pad_token_id", "bos_token_id", "eos_token_id"}  # fmt: skip
+_NOT_OF_THE_MODEL = {"vocab_size", "vocab_hash", "notation", "posterior", "trained_decoder",
+                     "num_descriptors", "pad_token_id", "bos_token_id", "eos_token_id"}  # fmt: skip
 """Settings of ``MolCMIMConfig`` that the store, the tokenizer or another choice decides."""
 
 
@@ -140,8 +140,10 @@ class Recipe:
             ("evaluate_molecules", 1), ("learning_rate", 0), ("warmup_steps", 0), ("decay_share", 0),
             ("weight_decay", 0), ("max_grad_norm", 0), ("seed", 0), ("loader_workers", 0),
         ):  # fmt: skip
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+            if not least <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite, and at least {least}, got {getattr(self, name)}")
+        if self.seed >= 2**32:
+            raise ValueError(f"seed must be less than 2**32, got {self.seed}")
         for name in ("encoder_decay", "moment_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {getattr(self, name)}")
@@ -195,15 +197,15 @@ class Recipe:
             name, dot, inner = name.partition(".")
             if dot and name != "model":
                 raise ValueError(f"only the model has choices of its own, as model.width; got {name}.{inner}")
-            choices[name] = {**choices.get(name, {}), inner: value} if dot else value
+            choices[name] = {**(choices.get(name) or {}), inner: value} if dot else value
         types = {f.name: str(f.type) for f in dataclasses.fields(cls)}
-        if unknown := sorted(choices.keys() - types.keys()):
+        if unknown := sorted(map(str, choices.keys() - types.keys())):
             raise ValueError(f"recipe {name_or_path} sets unknown {', '.join(unknown)}; known are {', '.join(types)}")
         choices = {name: typed(name, value, types[name]) for name, value in choices.items()}
         of_model = {name: p.annotation for name, p in inspect.signature(MolCMIMConfig).parameters.items()}
         choices["model"] = {
             name: typed(f"model.{name}", value, of_model.get(name, "Any"))
-            for name, value in choices.get("model", {}).items()
+            for name, value in (choices.get("model") or {}).items()
         }
         return cls(**choices)
 

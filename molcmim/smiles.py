@@ -86,6 +86,8 @@ def parse(molecule: object) -> Chem.Mol:
         if isinstance(molecule, Chem.Mol):
             if not 0 < molecule.GetNumAtoms() <= MAX_CHARACTERS:
                 raise ValueError(f"{molecule.GetNumAtoms():,} atoms; 1 to {MAX_CHARACTERS:,} are read")
+            if any(atom.HasQuery() and atom.GetAtomicNum() for atom in molecule.GetAtoms()):
+                raise ValueError("a query, such as SMARTS make, and no molecule")  # * is one, but may stand anywhere
             molecule = Chem.MolToSmiles(molecule)
         if not isinstance(molecule, str):
             shown = f" ({molecule})" if isinstance(molecule, int | float) else ""

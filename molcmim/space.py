@@ -90,8 +90,15 @@ class Space:
             See :func:`molcmim.decoding.parse_decoding`.
         rng
             Where draws come from.
+
+        Raises
+        ------
+        ValueError
+            For another decoding, or if the model's objective trained no decoder.
         """
         settings, beams, corrections = parse_decoding(decoding)
+        if not self.model.config.trained_decoder:
+            raise ValueError(f"the objective of {self.featurizer.name} trained no decoder: it only embeds")
         frame = self._judged(z, settings, rng)
         if beams and not frame["valid"].all():
             failed = np.flatnonzero(~frame["valid"])
@@ -158,10 +165,13 @@ class Space:
         return pd.DataFrame(columns)
 
     def log_probability(self, molecules: Sequence[str], z: Float32[np.ndarray, " z"]) -> Float32[np.ndarray, " n"]:
-        """Log p(x|z) in nats of molecules, all at the same code; NaN for one that cannot be encoded."""
+        """Log p(x|z) in nats of molecules, all at the same code; NaN for one that cannot be encoded.
+
+        All are NaN if the model's objective trained no decoder.
+        """
         encoded = self.featurizer.reader().read(molecules)
         found, good = np.full(len(molecules), np.nan, np.float32), encoded.which >= 0
-        if good.any():
+        if good.any() and self.model.config.trained_decoder:
             ids, _ = gather(encoded.ids, encoded.offsets, encoded.which[good])
             found[good] = self._log_p(ids, np.broadcast_to(z, (len(ids), len(z))))
         return found

@@ -20,6 +20,8 @@ from molcmim.model import MolCMIMModel
 from molcmim.recipe import Recipe
 
 STAGES = "stages.json"
+FREE = ("dropout", "trained_decoder", "kwargs")
+"""What a model's configuration may have other than that of the checkpoint whose weights it starts with."""
 
 
 def load_start(model: MolCMIMModel, start: str) -> dict[str, Any]:
@@ -28,7 +30,7 @@ def load_start(model: MolCMIMModel, start: str) -> dict[str, Any]:
     Parameters
     ----------
     model : MolCMIMModel
-        Of the checkpoint's configuration; dropout may differ, as no weight depends on it.
+        Of the checkpoint's configuration; those of :data:`FREE` may differ, as no weight depends on them.
     start : str
         Name or folder of the checkpoint.
 
@@ -43,12 +45,12 @@ def load_start(model: MolCMIMModel, start: str) -> dict[str, Any]:
         As :func:`molcmim.checkpoint.load`, and if the configurations differ: each setting is named.
     """
     loaded, _ = checkpoint.load(start)
-    settings = [name for name in inspect.signature(MolCMIMConfig).parameters if name not in ("dropout", "kwargs")]
+    settings = [name for name in inspect.signature(MolCMIMConfig).parameters if name not in FREE]
     pairs = [(name, getattr(loaded.config, name), getattr(model.config, name)) for name in settings]
     if differ := [f"{name} {theirs!r}, the run {ours!r}" for name, theirs, ours in pairs if theirs != ours]:
         raise ValueError(
             f"training cannot start from {start}: it has {'; '.join(differ)}. Size and settings must be the "
-            "checkpoint's, and so must the store's tokenizer, length and descriptors"
+            "checkpoint's, and so must the store's tokenizer, length and, with chemistry_factor, descriptors"
         )
     model.load_state_dict(loaded.state_dict())
     record = checkpoint.read_record(checkpoint.resolve(start))
@@ -73,6 +75,10 @@ def descriptor_scale(run: Path, recipe: Recipe, store: StoreManifest, resumed: b
     """
     scale: DescriptorScale | None = None
     if resumed:
+        if not (run / STAGES).is_file():
+            raise FileNotFoundError(
+                f"{run} has checkpoints, and no {STAGES}, which says what they are; put it back, or name another folder"
+            )
         described = json.loads((run / STAGES).read_text())[0]["descriptors"]
         scale = DescriptorScale(**described) if described else None
     elif recipe.start:

@@ -122,11 +122,15 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerF
     FileNotFoundError
         If there is no such tokenizer; the message lists what was looked at.
     ValueError
-        If the folder holds another kind of tokenizer.
+        If the folder holds another kind of tokenizer, or a damaged one.
     """
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folders.find("tokenizers", name_or_path, "tokenizer.json"))
+    folder = folders.find("tokenizers", name_or_path, "tokenizer.json")
+    try:
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    except Exception as error:  # the library behind it raises that, and nothing else
+        raise ValueError(f"the tokenizer in {folder} is damaged ({error}); copy it again") from error
     Codec.of(tokenizer)
     return tokenizer
 

@@ -166,7 +166,13 @@ class PretrainTrainer(Trainer):
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().float()
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Add the parts of the loss, token accuracy and speed since the last line to what Trainer logs."""
+        """Add the parts of the loss, token accuracy and speed since the last line to what Trainer logs.
+
+        Its totals at the end are left out: they count from the last resume on, and call that the run.
+        """
+        if "train_runtime" in logs:
+            return
+        self.state.epoch = self.state.global_step / len(self.batches)  # Trainer takes the whole run for one
         if self._sums and "loss" in logs:
             over_ranks = self.accelerator.reduce(torch.stack(list(self._sums.values())), reduction="mean")
             sums = dict(zip(self._sums, over_ranks.tolist(), strict=True))

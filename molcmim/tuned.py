@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 import molcmim
 from molcmim import checkpoint, folders, similarity, spelling
 from molcmim.atomic import atomic_folder
-from molcmim.checkpoint import CONFIG, WEIGHTS
+from molcmim.checkpoint import SETTINGS, WEIGHTS
 from molcmim.config import MolCMIMConfig
 from molcmim.featurizer import SHOW_PROGRESS_FROM, as_rows
 from molcmim.kernel_machine import KernelMachine
@@ -37,7 +37,7 @@ from molcmim.reading import Reader
 from molcmim.spelling import Spelled, Speller
 from molcmim.tokenizer import Codec, load_tokenizer, vocab_hash
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 RECORD = "finetuned.json"
 REPORT = ("predictions.csv", "metrics.csv", "learning.png", "parity.png", "calibration.png", "confusion.png")
 """Files that :mod:`molcmim.tuning_report` puts beside a model, and that are not those of the next."""
@@ -285,6 +285,7 @@ class PropertyModel:
                 "format_version": FORMAT_VERSION,
                 "versions": checkpoint.versions(),
                 "weights_sha256": folders.sha256(unfinished / WEIGHTS),
+                "files": {name: folders.sha256(unfinished / name) for name in SETTINGS},
                 "vocab_hash": vocab_hash(self.tokenizer),
                 "members": len(self.networks),
                 "task": dataclasses.asdict(self.task),
@@ -328,10 +329,7 @@ class PropertyModel:
             with torch.device("meta"):
                 network = PropertyNetwork(MolCMIMModel(config), task.embedding, task.outputs, task.waves)
             own = {name.partition(".")[2]: weight for name, weight in weights.items() if name.startswith(f"{i}.")}
-            try:
-                network.load_state_dict(own, assign=True)
-            except RuntimeError as error:
-                raise ValueError(f"{folder / CONFIG} describes another model than {WEIGHTS} holds: {error}") from None
+            network.load_state_dict(own, assign=True)
             networks.append(network.to(checkpoint.device_of(device)))
         kernel = KernelMachine(**machine) if machine else None
         return cls(networks, tokenizer, task, record["training"], kernel, bits)
@@ -348,29 +346,25 @@ def refuse_bad(rows: Sequence[object], spelled: Spelled) -> None:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Read ``finetuned.json`` and check that all files are there, undamaged, and that this version can read them."""
-    for name in (RECORD, CONFIG, WEIGHTS, "tokenizer.json", "tokenizer_config.json"):
+    for name in (RECORD, WEIGHTS, *SETTINGS):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder / name} is missing; {folder} is no fine-tuned model, or an incomplete copy of one"
             )
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        known = {name: record[name] for name in ("weights_sha256", "vocab_hash", "members", "task", "training")}
-        newer, older = record["format_version"] > FORMAT_VERSION, record["format_version"] < FORMAT_VERSION
+        found = int(record["format_version"])
+        names = ("weights_sha256", "files", "vocab_hash", "members", "task", "training")
+        known = {name: record[name] for name in names} if found == FORMAT_VERSION else {}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder / RECORD} is damaged ({error!r}); copy the folder again") from None
-    if newer:
+    if found > FORMAT_VERSION:
         raise ValueError(
-            f"{folder} has format {record['format_version']}, molcmim {molcmim.__version__} reads up to "
-            f"{FORMAT_VERSION}; upgrade molcmim"
+            f"{folder} has format {found}, molcmim {molcmim.__version__} reads up to {FORMAT_VERSION}; upgrade molcmim"
         )
-    if older:
-        raise ValueError(f"{folder} has format {record['format_version']}, now {FORMAT_VERSION}; fine-tune it again")
-    if (found := folders.sha256(folder / WEIGHTS)) != known["weights_sha256"]:
-        raise ValueError(
-            f"{folder / WEIGHTS} is damaged: SHA-256 {found[:12]}..., {RECORD} says "
-            f"{known['weights_sha256'][:12]}...; copy the folder again"
-        )
+    if found < FORMAT_VERSION:
+        raise ValueError(f"{folder} has format {found}, now {FORMAT_VERSION}; fine-tune it again")
+    folders.verify(folder, {WEIGHTS: known["weights_sha256"], **known["files"]}, RECORD, "copy the folder again")
     return known
 
 

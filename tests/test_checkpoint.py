@@ -111,10 +111,19 @@ def foreign_tokenizer(folder: Path) -> None:
     [
         (truncate, r"tiny/model\.safetensors is damaged: SHA-256 \w{12}\.\.\., .*download the checkpoint again"),
         (flip_a_bit, r"tiny/model\.safetensors is damaged"),
+        (lambda f: edit(f / "config.json", heads=2), r"tiny/config\.json is damaged: SHA-256"),
+        (
+            lambda f: edit(f / "tokenizer_config.json", notation="selfies"),
+            r"tiny/tokenizer_config\.json is damaged",
+        ),
+        (lambda f: (f / "tokenizer.json").write_text("{"), r"the tokenizer in .*tiny is damaged \(.*; copy it again"),
         (foreign_tokenizer, r"the tokenizer in .*tiny has another vocabulary .*copy or download"),
-        (lambda f: edit(f / "config.json", width=32), r"tiny/config\.json describes another model than model\.saf"),
-        (lambda f: edit(f / "config.json", decoder_layers=3), r"tiny/config\.json describes another model"),
-        (lambda f: edit(f / "checkpoint.json", format_version=2), r"tiny has checkpoint format 2, .*upgrade molcmim"),
+        (lambda f: edit(f / "checkpoint.json", format_version=3), r"tiny has checkpoint format 3, .*upgrade molcmim"),
+        (
+            lambda f: edit(f / "checkpoint.json", format_version=1),
+            r"tiny has checkpoint format 1, now 2; write it",
+        ),
+        (lambda f: edit(f / "checkpoint.json", format_version="new"), r"tiny/checkpoint\.json is damaged"),
         (lambda f: (f / "checkpoint.json").write_text("{"), r"tiny/checkpoint\.json is damaged"),
         (lambda f: (f / "checkpoint.json").write_text("{}"), r"tiny/checkpoint\.json is damaged"),
         (lambda f: (f / "checkpoint.json").write_text("[]"), r"tiny/checkpoint\.json is damaged"),

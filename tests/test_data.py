@@ -290,6 +290,12 @@ def test_a_damaged_store_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="molcmim prepare"):
         TokenStore(tmp_path / "nothing")
     write_store(tmp_path, n=7)
+    manifest = (tmp_path / MANIFEST).read_text()
+    for damaged in (manifest[:-20], "[]", manifest.replace("num_tokens", "tokens")):
+        (tmp_path / MANIFEST).write_text(damaged)
+        with pytest.raises(ValueError, match=rf"{MANIFEST} is damaged \(.*; prepare the store again"):
+            TokenStore(tmp_path)
+    (tmp_path / MANIFEST).write_text(manifest)
     tokens = (tmp_path / TOKENS).read_bytes()
     (tmp_path / TOKENS).write_bytes(tokens[:-1])
     with pytest.raises(ValueError, match=f"{TOKENS} has shape"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from pathlib import Path
 
@@ -100,10 +99,10 @@ def test_foreign_vocabulary_is_refused(store: Path) -> None:
 
 
 def test_a_decoder_that_was_not_trained_is_not_asked(store: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(checkpoint.resolve("molcmim-small"), tmp_path / "contrastive")
-    record = json.loads((folder / "checkpoint.json").read_text())
-    record["training"]["recipe"]["objective"] = "infonce"
-    (folder / "checkpoint.json").write_text(json.dumps(record))
+    model, tokenizer = checkpoint.load("molcmim-small")
+    model.config.trained_decoder = False
+    facts = checkpoint.read_record(checkpoint.resolve("molcmim-small"))["training"]
+    folder = checkpoint.write(model, tokenizer, tmp_path / "contrastive", facts)
     report, whole = (evaluate(one, store, progress=False) for one in (folder, "molcmim-small"))
     decoded = {"exact_reconstruction", "token_accuracy", "nats_per_token", "bits_per_character"}
     assert {name for name, value in report.items() if value is None} - {"descriptor_r2"} == decoded

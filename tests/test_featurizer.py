@@ -126,6 +126,7 @@ def test_any_container(tiny: Featurizer) -> None:
         assert np.abs(tiny.featurize(one) - X[0]).max() < 1e-5
     for none in ([], np.array([]), pd.Series([], dtype=str)):
         assert tiny.featurize(none, "both").shape == (0, 96)
+    assert np.isnan(tiny.featurize(b"CCO", on_error="nan")).all(1).tolist() == [True]
     with pytest.raises(TypeError, match=r"DataFrame; give one column, such as df\['smiles'\]"):
         tiny.featurize(pd.DataFrame({"smiles": ALL}))
 
@@ -225,6 +226,9 @@ def test_choices_are_checked(tiny: Featurizer) -> None:
         tiny.dim("all")
     with pytest.raises(ValueError, match="on_error must be one of raise, nan, skip, got 'ignore'"):
         tiny.featurize("C", on_error="ignore")
+    for size in (0, -3):
+        with pytest.raises(ValueError, match=f"batch_size must be at least 1, or None, got {size}"):
+            tiny.featurize("C", batch_size=size)
     for device, message in (
         ("gpu", "device must be one that torch knows.* got 'gpu'"),
         ("cuda:99", "no device cuda:99"),

@@ -316,14 +316,14 @@ def test_damage_is_said(tuned: PropertyModel, tmp_path: Path) -> None:
     newer = json.dumps({**record, "format_version": 99}).encode()
     broken("finetuned.json", newer, ValueError, "has format 99, .* upgrade molcmim")
     older = json.dumps({**record, "format_version": 2}).encode()
-    broken("finetuned.json", older, ValueError, "has format 2, now 3; fine-tune it again")
+    broken("finetuned.json", older, ValueError, "has format 2, now 4; fine-tune it again")
     other = json.dumps({**record, "vocab_hash": "0" * 64}).encode()
     broken("finetuned.json", other, ValueError, "tokenizer in .* is not the one")
     alien = json.dumps({**record, "task": {**record["task"], "descriptors": ["Charm"]}}).encode()
     broken("finetuned.json", alien, ValueError, "RDKit has no descriptor Charm")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
     wider = json.dumps({**config, "width": 128}).encode()
-    broken("config.json", wider, ValueError, "describes another model")
+    broken("config.json", wider, ValueError, "config.json is damaged: SHA-256")
 
 
 @pytest.mark.parametrize(("kind", "classes"), [("binary", [0, 1]), ("multiclass", ["low", "middle", "high"])])

@@ -64,6 +64,8 @@ def test_loss_decreases_and_the_log_has_all_parts(run):
     assert log["token_accuracy"].iloc[-1] > 2 * log["token_accuracy"].iloc[0]
     assert (log[["molecules_per_second", "mfu", "grad_norm"]] > 0).all(axis=None)
     assert log["molecules"].tolist() == (8 * log["step"]).tolist()
+    np.testing.assert_allclose(log["epoch"], log["molecules"] / 40)  # passes over the store
+    assert not [name for name in log if name.startswith("train_")]  # Trainer's totals, since the last resume
     held_out = log.dropna(subset="eval_token_accuracy")
     assert held_out["step"].tolist() == [20, 40]
     assert held_out["eval_bits_per_character"].is_monotonic_decreasing
@@ -263,6 +265,38 @@ def test_a_run_is_not_continued_by_another(run, stores, choices, changed):
     with pytest.raises(ValueError, match=f"holds a run with another {changed}; use its recipe.yaml and store"):
         pretrain(*stores, run, Recipe.load("tiny", **{**CHOICES, **choices}))
     assert (run / "recipe.yaml").read_text() == before
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """Return a copy of the run's folder."""
+    return shutil.copytree(run, tmp_path / "copied")
+
+
+def test_a_finished_model_without_checkpoints_is_not_trained_over(copied, stores):
+    weights = (copied / "model" / "model.safetensors").read_bytes()
+    for path in copied.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    with pytest.raises(FileExistsError, match="copied holds a finished model, and no checkpoint to go on from"):
+        pretrain(*stores, copied, Recipe.load("tiny", **CHOICES))
+    assert (copied / "model" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("lost", ["recipe.yaml", STAGES])
+def test_a_run_without_its_record_does_not_go_on(copied, stores, lost):
+    (copied / lost).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"copied has checkpoints, and no {lost}, which says .*; put it back"):
+        pretrain(*stores, copied, Recipe.load("tiny", **CHOICES))
+
+
+def test_two_processes_do_not_train_in_one_folder(stores, tmp_path):
+    command = [sys.executable, "-m", "molcmim.cli", "pretrain", str(stores[0]), "--valid", str(stores[1])]
+    command += ["-o", str(tmp_path / "run"), "--recipe", "tiny", "--set", "batch_size=8", "--set", "steps=100000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout.readline().startswith("step 1 of")
+        with pytest.raises(ValueError, match=r"another process trains in .*run; wait for it, or name another folder"):
+            pretrain(*stores, tmp_path / "run", Recipe.load("tiny", **CHOICES))
+        process.kill()
 
 
 def test_a_run_that_is_further_is_not_called_shorter(run, stores):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from stores import MOLECULES, batch_of
 from transformers import set_seed
 
-from molcmim import checkpoint
+from molcmim import Featurizer, checkpoint, generation
 from molcmim.config import MolCMIMConfig
 from molcmim.contrastive import Views
 from molcmim.data import StoreManifest, TokenStore
@@ -147,6 +147,14 @@ def test_without_a_decoder_term_no_decoder_is_run_or_trained(stores, tmp_path, m
     assert "token_accuracy" not in log
     assert log["eval_exact_reconstruction"].isna().all()
     assert log["eval_effective_rank"].notna().any()
+    featurizer = Featurizer.from_pretrained(output / "model", "cpu")
+    assert featurizer.featurize("CCO").shape == (1, featurizer.dim())
+    with pytest.raises(ValueError, match="got 'both': that takes an objective that trains the decoder"):
+        featurizer.featurize("CCO", "both")
+    with pytest.raises(ValueError, match=r"the objective of .*model trained no decoder: it only embeds"):
+        generation.sample("CCO", n=2, checkpoint=output / "model", device="cpu")
+    near = generation.neighbours("CCO", ["CCN", "C"], 1, checkpoint=output / "model", device="cpu")
+    assert near["log_prob"].isna().all()
     set_seed(3)
     start = MolCMIMModel(MolCMIMConfig.from_pretrained(output / "model")).state_dict()
     end = load_file(output / "model" / "model.safetensors")

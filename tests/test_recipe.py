@@ -70,7 +70,7 @@ def test_an_empty_file_is_the_defaults(tmp_path):
 
 
 def test_what_code_sets_is_checked_as_well():
-    with pytest.raises(ValueError, match="steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="steps must be finite, and at least 1, got 0"):
         Recipe(steps=0)
 
 
@@ -99,13 +99,16 @@ def test_what_code_sets_is_checked_as_well():
         ({"model.width": 65}, "width must be a multiple of heads"),
         ({"model.vocab_size": 65}, "model sets vocab_size, which the store or another choice of the recipe decides"),
         ({"model": None}, "model must be dict"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be finite, and at least 1, got 0"),
         ({"steps": 2.5}, "steps must be int, got 2.5"),
         ({"steps": True}, "steps must be int, got True"),
         ({"compile": "maybe"}, "compile must be bool, got 'maybe'"),
         ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
-        ({"learning_rate": math.nan}, "learning_rate must be at least 0, got nan"),
-        ({"seed": -1}, "seed must be at least 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be finite, and at least 0, got nan"),
+        ({"learning_rate": math.inf}, "learning_rate must be finite, and at least 0, got inf"),
+        ({"decay_share": math.inf}, "decay_share must be finite, and at least 0, got inf"),
+        ({"seed": -1}, "seed must be finite, and at least 0"),
+        ({"seed": 2**32}, r"seed must be less than 2\*\*32, got 4294967296"),
         ({"canonical_share": 1.5}, r"canonical_share must be in \[0, 1\], got 1.5"),
         ({"canonical_share": "most"}, "canonical_share must be float, got 'most'"),
         ({"canonical_share": 0.5, "mode": "canonical"}, "canonical_share is for modes that read random spellings"),
@@ -126,6 +129,16 @@ def test_bad_choices_are_refused(choices, message):
 def test_a_file_that_is_no_recipe(tmp_path, text, message):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
+        Recipe.load(tmp_path / "mine.yaml")
+
+
+def test_a_file_with_nothing_where_the_models_choices_stand(tmp_path):
+    (tmp_path / "mine.yaml").write_text("size: tiny\nmodel:\nwarmup_steps: 5\n")
+    assert Recipe.load(tmp_path / "mine.yaml", **{"model.width": 64}).model == {"width": 64}
+    with pytest.raises(ValueError, match="model must be dict"):
+        Recipe.load(tmp_path / "mine.yaml")
+    (tmp_path / "mine.yaml").write_text("1: 2\nno: 3\n")  # which YAML reads as false
+    with pytest.raises(ValueError, match="sets unknown 1, False; known are size"):
         Recipe.load(tmp_path / "mine.yaml")
 
 

@@ -47,6 +47,8 @@ DRUGS = [
         (float("nan"), "not a string or RDKit Mol but float (nan)"),
         (b"CCO", "not a string or RDKit Mol but bytes"),
         ("C" * 100_000, "100,000 characters; at most 5,000 are read"),
+        (Chem.MolFromSmarts("[#6,#7]-C(=O)-[O;H1]"), "a query, such as SMARTS make, and no molecule"),
+        (Chem.MolFromSmarts("[CH2;R]"), "a query, such as SMARTS make, and no molecule"),
         (Chem.Mol(), "0 atoms; 1 to 5,000 are read"),
         (Chem.MolFromSmiles("c1cccc1", sanitize=False), "Can't kekulize mol.  Unkekulized atoms: 0 1 2 3 4"),
     ],
@@ -69,6 +71,11 @@ def test_the_largest_molecule_that_is_read() -> None:
     assert smiles.to_smiles(smiles.parse(chain)) == chain
     bigger = Chem.MolFromSmiles(chain + "C")
     assert smiles.canonicalize([bigger])[1] == ["5,001 atoms; 1 to 5,000 are read"]
+
+
+def test_a_place_for_anything_is_no_query() -> None:
+    block = Chem.MolToMolBlock(Chem.MolFromSmiles("*c1ccccc1[13CH3]"))
+    assert smiles.to_smiles(smiles.parse(Chem.MolFromMolBlock(block))) == "*c1ccccc1[13CH3]"
 
 
 def test_canonicalize_keeps_rows_aligned() -> None:
