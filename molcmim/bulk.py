@@ -158,6 +158,7 @@ def predict_file(
     chunk_rows: int = 2_000,
     workers: int | None = None,
     device: str | None = None,
+    interval: float | None = None,
     restart: bool = False,
     progress: bool = True,
 ) -> Summary:
@@ -169,20 +170,29 @@ def predict_file(
         Folder that ``molcmim finetune`` or an estimator's `save` wrote. The output's columns are its
         :attr:`molcmim.tuned.PropertyModel.columns`, and ``train_similarity``; of classes also the most probable
         labels.
+    interval
+        Share of the truth that intervals are to hold: their ends are two more columns a target, see
+        :meth:`molcmim.tuned.PropertyModel.interval`.
     input, output, column, format, chunk_rows, workers, device, restart, progress
         As for :func:`featurize_file`, which also says what is raised.
     """
     loaded = tuned.PropertyModel.load(model, device)
-    columns = [*loaded.columns, tuned.SIMILARITY]
+    ends = [] if interval is None else tuned.interval_columns(loaded.task.targets)
+    if interval is not None:
+        loaded.interval(np.zeros((0, len(loaded.columns))), interval)  # refuses what it cannot give
+    columns = [*loaded.columns, *ends, tuned.SIMILARITY]
     settings = {
         "model": Path(model).name,
         **_identity(tuned.read_record(Path(model))),
         "record_sha256": folders.sha256(Path(model) / tuned.RECORD),
         "columns": columns,
+        "interval": interval,
     }
 
     def compute(spelled: Spelled) -> Float32[np.ndarray, "n _"]:
-        return np.c_[loaded.outputs(spelled), loaded.train_similarity(spelled)].astype(np.float32)
+        outputs = loaded.outputs(spelled)
+        bounds = [] if interval is None else [*loaded.interval(outputs, interval)]
+        return np.column_stack([outputs, *bounds, loaded.train_similarity(spelled)]).astype(np.float32)
 
     names = tuned.label_columns(loaded.task.kind, loaded.task.targets)
     kind = pa.array(loaded.task.classes or [0, 1]).type

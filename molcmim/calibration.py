@@ -5,6 +5,7 @@ Shapes: n molecules, p proportions.
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 
 import numpy as np
@@ -36,6 +37,29 @@ def fit_spread(
             best = loss, factor * share / scale, factor * (1 - share)
     assert best is not None
     return best[1], best[2]
+
+
+def conformal_reach(errors: Float[np.ndarray, " n"], share: float) -> float:
+    """Find how far from a prediction the truth lies at most in a share of cases (split conformal prediction).
+
+    For molecules drawn as those were that the errors are of, an interval of this half-width holds the truth with at
+    least this probability, whatever the errors' distribution (Lei et al., arXiv 1604.04173, section 2.2).
+
+    Parameters
+    ----------
+    errors
+        Absolute errors of predictions that were not fitted to; NaN is unknown.
+    share
+        Above 0 and below 1.
+
+    Returns
+    -------
+    float
+        Infinity if there are too few errors to tell.
+    """
+    known = np.sort(errors[~np.isnan(errors)])
+    rank = math.ceil((len(known) + 1) * share)
+    return float(known[rank - 1]) if rank <= len(known) else math.inf
 
 
 def coverage(

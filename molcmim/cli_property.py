@@ -126,6 +126,10 @@ def predict(
             "written beside OUTPUT.",
         ),
     ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Add the ends of intervals that hold this share of the truth, say 0.9."),
+    ] = None,
     restart: Restart = False,
 ) -> None:
     """Predict a file of molecules; the same command resumes where a killed one stopped.
@@ -142,7 +146,7 @@ def predict(
         prospective.check(model, input, measured, column)
     done = predict_file(
         input, output, model, column=column, format=format, chunk_rows=chunk_rows, workers=workers, device=device,
-        restart=restart,
+        interval=interval, restart=restart,
     )  # fmt: skip
     typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
     if measured:

@@ -339,12 +339,14 @@ def finetune(
     counted = ~np.isnan(parts[0].values).all(1) & (parts[0].weights > 0)
     learned = np.unique(parts[0].spelled.which[counted])
     tuned = PropertyModel(networks, tokenizer, task, facts, kernel, parts[0].spelled.bits[learned])
-    if choices.ensemble > 1 and kind == "regression":
+    if kind == "regression":
         which = parts[1].spelled.which
         mean, variance = (found[which] for found in tuned.mean_and_variance(parts[1].spelled))
-        truth = np.asarray(valid[1], np.float64).reshape(mean.shape)
-        spread = [list(fit_spread(*columns)) for columns in zip(truth.T, mean.T, variance.T, strict=True)]
-        tuned.task = replace(task, spread=spread)
+        tuned.valid_errors = np.abs(held_out - mean)
+        if choices.ensemble > 1:
+            spread = np.array([fit_spread(*columns) for columns in zip(held_out.T, mean.T, variance.T, strict=True)])
+            tuned.task = replace(task, spread=spread.tolist())
+            tuned.valid_errors /= np.sqrt(spread[:, 0] * variance + spread[:, 1])
     return tuned
 
 

@@ -37,6 +37,7 @@ def table(
     outputs: Float64[np.ndarray, "m _"],
     parts: Mapping[str, Int64[np.ndarray, " _"]],
     near: Float64[np.ndarray, " m"],
+    ends: Float64[np.ndarray, "2 m t"] | None = None,
 ) -> pd.DataFrame:
     """Compare predictions with what was measured.
 
@@ -52,17 +53,24 @@ def table(
         Name -> rows; the last is told apart by `near`.
     near
         Similarity of each row to what was learned from.
+    ends
+        What :meth:`molcmim.tuned.PropertyModel.usual_interval` gave.
 
     Returns
     -------
     DataFrame
-        Columns target, part, train_similarity (a range, or empty for all), n, and, of numbers, rmse, mae, r2 and
-        spearman, of an ensemble also miscalibration_area and ence (:mod:`molcmim.calibration`); of classes accuracy,
-        log_loss, roc_auc (of more than two classes the mean over one against the rest), mcc, and average_precision
-        or macro_f1.
+        Columns target, part, train_similarity (a range, or empty for all), n, and, of numbers, rmse, mae, r2,
+        spearman, and in_interval, the share of what was measured that lies between `ends`, of an ensemble also
+        miscalibration_area and ence (:mod:`molcmim.calibration`); of classes accuracy, log_loss, roc_auc (of more than
+        two classes the mean over one against the rest), mcc, and average_precision or macro_f1.
     """
     return pd.DataFrame(
-        {"target": target, "part": part, SIMILARITY: band, **_errors(task, values[rows], outputs[rows], i)}
+        {
+            "target": target,
+            "part": part,
+            SIMILARITY: band,
+            **_errors(task, values[rows], outputs[rows], i, None if ends is None else ends[:, rows]),
+        }
         for i, target in enumerate(task.targets)
         for part, band, rows in _bands(parts, near)
     )
@@ -86,7 +94,11 @@ def _bands(
 
 
 def _errors(
-    task: Task, values: Float64[np.ndarray, "m t"], outputs: Float64[np.ndarray, "m _"], i: int
+    task: Task,
+    values: Float64[np.ndarray, "m t"],
+    outputs: Float64[np.ndarray, "m _"],
+    i: int,
+    ends: Float64[np.ndarray, "2 m t"] | None,
 ) -> dict[str, Any]:
     known = ~np.isnan(values[:, i])
     y = values[known, i]
@@ -99,6 +111,9 @@ def _errors(
         found["r2"] = r2_score(y, predicted) if len(y) > 1 else float("nan")
         ranked = len(np.unique(y)) > 1 and len(np.unique(predicted)) > 1
         found["spearman"] = float(spearmanr(y, predicted).statistic) if ranked else float("nan")
+        if ends is not None:
+            low, high = ends[:, known, i]
+            found["in_interval"] = float(((low <= y) & (y <= high)).mean())
         if task.spread:
             std = outputs[known, len(task.targets) + i]
             found["miscalibration_area"] = calibration.miscalibration_area(y, predicted, std)

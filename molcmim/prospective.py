@@ -93,7 +93,7 @@ def assess(
         raise ValueError(f"{path}: no row has a prediction and a measured value ({', '.join(columns)})")
     values = values.astype(np.float64)
     parts = {PART: rows}
-    metrics = property_metrics.table(task, values, outputs, parts, near)
+    metrics = property_metrics.table(task, values, outputs, parts, near, loaded.usual_interval(outputs))
     with atomic_path(path.with_suffix(".metrics.csv")) as partial:
         metrics.to_csv(partial, index=False)
     if task.kind == "regression":

@@ -1,8 +1,8 @@
 """A fine-tuned model: networks, kernel machine, predictions, folder. Knows nothing of how it was trained.
 
 Its folder holds ``config.json``, ``model.safetensors`` (all members of the ensemble, the kernel machine, fingerprints
-of the train part) and the tokenizer's files, and ``finetuned.json``: what is predicted and how, hashes of weights and
-vocabulary, versions, facts about the training.
+of the train part, errors of the valid part) and the tokenizer's files, and ``finetuned.json``: what is predicted and
+how, hashes of the other files, versions, facts about the training.
 
 Shapes: o outputs, v voices, n molecules, u different ones, y targets.
 """
@@ -25,7 +25,7 @@ from jaxtyping import Float, Float64, Shaped, UInt8
 from transformers import PreTrainedTokenizerFast
 
 import molcmim
-from molcmim import checkpoint, folders, similarity, spelling
+from molcmim import calibration, checkpoint, folders, similarity, spelling
 from molcmim.atomic import atomic_folder
 from molcmim.checkpoint import SETTINGS, WEIGHTS
 from molcmim.config import MolCMIMConfig
@@ -44,8 +44,10 @@ REPORT = ("predictions.csv", "metrics.csv", "learning.png", "parity.png", "calib
 TASKS = ("regression", "binary", "multiclass")
 NO_YES: tuple[list[int], ...] = ([], [0, 1])
 """Classes of "binary" whose one probability is that of yes; of any other two classes each has its own."""
-BITS = "train_bits"
-"""Name of the fingerprints among the weights."""
+BITS, ERRORS = "train_bits", "valid_errors"
+"""Names of the fingerprints, and of the valid part's errors, among the weights."""
+USUAL = 0.9
+"""Share of the truth that the intervals of reports are to hold."""
 SIMILARITY = "train_similarity"
 """Column of :meth:`PropertyModel.train_similarity` in tables."""
 
@@ -111,6 +113,11 @@ def output_columns(kind: str, targets: Sequence[str], classes: Sequence[Any], sp
     return [f"{targets[0]}_probability_{label}" for label in classes]
 
 
+def interval_columns(targets: Sequence[str]) -> list[str]:
+    """Names of the ends of intervals."""
+    return [f"{target}_{end}" for end in ("low", "high") for target in targets]
+
+
 def label_columns(kind: str, targets: Sequence[str]) -> list[str]:
     """Names of the most probable labels; numbers have none."""
     return [] if kind == "regression" else [f"{target}_predicted" for target in targets]
@@ -135,6 +142,8 @@ class PropertyModel:
         On the task's descriptors.
     train_bits : ndarray, optional
         :func:`molcmim.smiles.packed_bits` of the molecules that it learned from.
+    valid_errors : ndarray, optional
+        Absolute errors of the valid part, NaN where unknown; of an ensemble divided by its standard deviations.
     """
 
     def __init__(
@@ -145,7 +154,9 @@ class PropertyModel:
         training: Mapping[str, Any],
         kernel: KernelMachine | None = None,
         train_bits: UInt8[np.ndarray, "m 256"] | None = None,
+        valid_errors: Float64[np.ndarray, "v t"] | None = None,
     ) -> None:
+        self.valid_errors = np.zeros((0, len(task.targets))) if valid_errors is None else valid_errors
         self.train_bits = np.zeros((0, 256), np.uint8) if train_bits is None else train_bits
         self.networks = [network.eval() for network in networks]
         self.tokenizer, self.task, self.training, self.kernel = tokenizer, task, dict(training), kernel
@@ -214,6 +225,45 @@ class PropertyModel:
         aligned[good] = means[spelled.which[good]]
         return aligned
 
+    def interval(self, outputs: Float[np.ndarray, "n _"], share: float) -> Float64[np.ndarray, "2 n t"]:
+        """Lower and upper ends of intervals that hold a share of the truth, by :func:`calibration.conformal_reach`.
+
+        Those of an ensemble are as wide as its standard deviations say, others of one width for each target.
+
+        Parameters
+        ----------
+        outputs
+            What :meth:`outputs` returned.
+        share
+            Above 0 and below 1.
+
+        Raises
+        ------
+        ValueError
+            If the model is one of classes, or its valid part is too small for this share.
+        """
+        if self.task.kind != "regression":
+            raise ValueError(f"an interval is of numbers, and {', '.join(self.task.targets)} has classes")
+        if not 0 < share < 1:
+            raise ValueError(f"the share of an interval must be above 0 and below 1, got {share}")
+        reach = np.array([calibration.conformal_reach(errors, share) for errors in self.valid_errors.T])
+        for target, far, errors in zip(self.task.targets, reach, self.valid_errors.T, strict=True):
+            if far == np.inf:
+                raise ValueError(
+                    f"the valid part has {np.count_nonzero(~np.isnan(errors))} values of {target}, too few for an "
+                    f"interval that holds {share:.0%}; ask for less, or give more"
+                )
+        t = len(self.task.targets)
+        half = reach * (outputs[:, t:] if self.task.spread else np.ones((len(outputs), t)))
+        return np.stack([outputs[:, :t] - half, outputs[:, :t] + half]).astype(np.float64)
+
+    def usual_interval(self, outputs: Float[np.ndarray, "n _"]) -> Float64[np.ndarray, "2 n t"] | None:
+        """Return the :meth:`interval` that reports tell of, :data:`USUAL`, if the model has one."""
+        try:
+            return self.interval(outputs, USUAL)
+        except ValueError:  # of classes, or too few errors to tell
+            return None
+
     def train_similarity(self, spelled: Spelled) -> Float64[np.ndarray, " n"]:
         """Highest Tanimoto similarity to a molecule of the train part, by :func:`molcmim.similarity.nearest`.
 
@@ -279,7 +329,7 @@ class PropertyModel:
             if self.kernel is not None:
                 kernel = dataclasses.asdict(self.kernel)
                 weights |= {f"kernel.{name}": torch.from_numpy(np.ascontiguousarray(kernel[name])) for name in kernel}
-            weights[BITS] = torch.from_numpy(self.train_bits)
+            weights |= {BITS: torch.from_numpy(self.train_bits), ERRORS: torch.from_numpy(self.valid_errors)}
             safetensors.torch.save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
             record = {
                 "format_version": FORMAT_VERSION,
@@ -322,7 +372,7 @@ class PropertyModel:
         weights = safetensors.torch.load_file(folder / WEIGHTS)
         task = Task(**record["task"])
         spelling.columns(task.descriptors)
-        bits = weights.pop(BITS).numpy()
+        bits, errors = weights.pop(BITS).numpy(), weights.pop(ERRORS).numpy()
         machine = {n.partition(".")[2]: w.numpy() for n, w in weights.items() if n.startswith("kernel.")}
         networks = []
         for i in range(record["members"]):
@@ -332,7 +382,7 @@ class PropertyModel:
             network.load_state_dict(own, assign=True)
             networks.append(network.to(checkpoint.device_of(device)))
         kernel = KernelMachine(**machine) if machine else None
-        return cls(networks, tokenizer, task, record["training"], kernel, bits)
+        return cls(networks, tokenizer, task, record["training"], kernel, bits, errors)
 
 
 def refuse_bad(rows: Sequence[object], spelled: Spelled) -> None:

@@ -190,7 +190,9 @@ def finetune_table(
         "error": pd.Series(reasons, dtype=object).fillna(pd.Series(frame.attrs["bad_values"], dtype=object)),
     }
     predictions = pd.concat([predictions, pd.DataFrame(more, predictions.index)], axis=1)
-    metrics = property_metrics.table(model.task, values, outputs, parts._asdict(), near[measured])
+    metrics = property_metrics.table(
+        model.task, values, outputs, parts._asdict(), near[measured], model.usual_interval(outputs)
+    )
     with atomic_path(folder / "predictions.csv") as partial:
         predictions.to_csv(partial, index=False)
     with atomic_path(folder / "metrics.csv") as partial:

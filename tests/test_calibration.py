@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from molcmim.calibration import PROPORTIONS, coverage, fit_spread, miscalibration_area, normalized_error
+from molcmim.calibration import (
+    PROPORTIONS,
+    conformal_reach,
+    coverage,
+    fit_spread,
+    miscalibration_area,
+    normalized_error,
+)
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +22,24 @@ def truth() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     std = rng.uniform(0.2, 2, 20_000)
     predicted = rng.normal(size=20_000)
     return predicted + std * rng.normal(size=20_000), predicted, std
+
+
+@pytest.mark.parametrize(("n", "share"), [(9, 0.9), (19, 0.9), (40, 0.5), (64, 0.95)])
+def test_conformal_intervals_hold_what_they_promise(n: int, share: float) -> None:
+    # Whatever the distribution, the truth is within the k-th of n errors with the probability k / (n + 1).
+    errors = np.abs(np.random.default_rng(n).standard_t(1.5, size=(20_000, n + 1)))
+    held = np.mean([new <= conformal_reach(known, share) for known, new in ((row[:-1], row[-1]) for row in errors)])
+    exact = np.ceil((n + 1) * share) / (n + 1)
+    assert held == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / len(errors)))
+    assert exact >= share
+
+
+def test_what_too_few_errors_cannot_tell() -> None:
+    errors = np.array([3.0, np.nan, 1.0, 2.0, 8.0, 7.0, 6.0, 5.0, 4.0])
+    assert conformal_reach(errors, 0.9) == np.inf  # of eight
+    assert conformal_reach(np.append(errors, 0.5), 0.9) == 8.0
+    assert conformal_reach(errors, 0.5) == 5.0
+    assert conformal_reach(errors[:0], 0.1) == np.inf
 
 
 def test_true_uncertainties_are_calibrated(truth: tuple[np.ndarray, ...]) -> None:

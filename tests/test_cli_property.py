@@ -145,6 +145,23 @@ def test_predict_any_file(name: str, out: str, folder: Path, expected: np.ndarra
         assert (table["note"] == "a, b").all()
 
 
+def test_predict_with_intervals(folder: Path, tmp_path: Path) -> None:
+    pd.DataFrame({"smiles": [*SMILES[:3], "C1CC"]}).to_csv(tmp_path / "in.csv", index=False)
+    common = ["predict", folder / "model", tmp_path / "in.csv", "-o", tmp_path / "out.csv", "--workers", 0]
+    run = command(*common, "--interval", 0.75)  # of the three values that valid has, the largest error
+    assert run.exit_code == 0, run.output
+    found = pd.read_csv(tmp_path / "out.csv")
+    ends = ["logP_low", "double_low", "logP_high", "double_high"]
+    columns = ["smiles", "error", "logP_predicted", "double_predicted", "logP_std", "double_std", *ends]
+    assert list(found) == [*columns, "train_similarity"]
+    expected = MolCMIMRegressor.load(folder / "model", "cpu").predict_interval(SMILES[:3], 0.75)
+    np.testing.assert_allclose(found[ends][:3], np.concatenate(expected, axis=1), rtol=1e-5)
+    assert found[ends].iloc[3].isna().all()
+    run = command(*common, "--interval", 0.9, "--restart")
+    assert run.exit_code == 1
+    assert "too few for an interval that holds 90%; ask for less" in run.stderr
+
+
 def test_predict_strict_stdin_and_array(folder: Path, expected: np.ndarray, tmp_path: Path) -> None:
     arguments = ["predict", folder / "model", "-", "--workers", 0, "--strict"]
     run = command(*arguments, "-o", tmp_path / "out.npy", input=FRAME.to_csv(index=False))

@@ -37,6 +37,12 @@ def test_numbers() -> None:
     assert found["mae"][2] == pytest.approx(np.abs((y - p)[30:, 1]).mean())
     ranks = [column.argsort().argsort() for column in (y[:, 0], p[:, 0])]
     assert found["spearman"][0] == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    assert "in_interval" not in found
+    near, ends = np.where(np.arange(40) < 10, 0.5, 0.1), p + np.array([[-1, -0.5], [1, 0.5]])[:, None]
+    held = table(Task("regression", ["a", "b"], [0.0] * 2, [1.0] * 2), y, p, {"test": np.arange(40)}, near, ends)
+    inside = np.abs(y - p) <= [1, 0.5]
+    expected = [inside[:, 0].mean(), inside[10:, 0].mean(), inside[:10, 0].mean(), *[inside[30:, 1].mean()] * 2, np.nan]
+    np.testing.assert_allclose(held["in_interval"], expected)
     constant = table(
         Task("regression", ["a"], [0.0], [1.0]), y[:, :1], np.ones((40, 1)), {"test": np.arange(40)}, np.zeros(40)
     )

@@ -110,6 +110,28 @@ def test_pickle_save_and_load(regressor: MolCMIMRegressor, tmp_path: Path) -> No
         clone(fitted).save(tmp_path / "other")
 
 
+@pytest.mark.parametrize("ensemble", [1, 2])
+def test_intervals_come_from_the_errors_of_the_valid_part(
+    ensemble: int, regressor: MolCMIMRegressor, tmp_path: Path
+) -> None:
+    valid = SMILES[:20], np.stack([LOGP[:20], np.where(np.arange(20) < 9, LOGP[:20] ** 2, np.nan)], 1)
+    y = np.stack([LOGP, LOGP**2], 1)[20:]
+    fitted = clone(regressor).set_params(ensemble=ensemble).fit(SMILES[20:], y, valid=valid)
+    fitted.save(tmp_path / "model")
+    fitted = MolCMIMRegressor.load(tmp_path / "model", "cpu")
+    low, high = fitted.predict_interval(SMILES, 0.8)
+    predicted = fitted.predict(SMILES)
+    np.testing.assert_allclose((low + high) / 2, predicted)
+    scale = fitted.predict(SMILES, return_std=True)[1] if ensemble > 1 else np.ones((48, 2))
+    errors = np.abs(valid[1] - predicted[:20]) / scale[:20]
+    ranked = np.sort(errors, axis=0)  # NaN last
+    np.testing.assert_allclose(high - predicted, scale * [ranked[16, 0], ranked[7, 1]], rtol=1e-4)  # 17 of 20, 8 of 9
+    with pytest.raises(ValueError, match="the valid part has 9 values of y1, too few for an interval that holds 95%"):
+        fitted.predict_interval(SMILES, 0.95)
+    with pytest.raises(ValueError, match=r"the share of an interval must be above 0 and below 1, got 95\.0"):
+        fitted.predict_interval(SMILES, 95.0)
+
+
 def test_several_targets_and_unknown_values(regressor: MolCMIMRegressor) -> None:
     y = pd.DataFrame({"a": LOGP, "b": -2 * LOGP})
     y.loc[::3, "b"] = np.nan
