@@ -175,7 +175,8 @@ def neighbours(
 
     not_input(output, library)
     chunks = list(files.read_chunks(library, column))
-    known, embeddings, left_out = read_metadata(library), None, set()
+    known, embeddings = read_metadata(library), None
+    left_out = {"embedding", "error"} if "embedding" in known else set()
     if known.get("embedding") == "mean":
         asked = {"weights_sha256": read_record(resolve(checkpoint))["weights_sha256"], "read_from": chunks[0].column,
                  "canonicalize": True, "standardize": False}  # fmt: skip
@@ -183,7 +184,7 @@ def neighbours(
             said = f"the embeddings in {library} are others than are asked for ({', '.join(differ)})"
             typer.echo(f"{said}; it is embedded anew", err=True)
         else:
-            embeddings, left_out = read_embeddings(library), {"embedding", "error"}
+            embeddings = read_embeddings(library)
     molecules = [molecule for chunk in chunks for molecule in chunk.smiles]
     frame = generation.neighbours(
         query, molecules, k, embeddings=embeddings, on_error="skip", checkpoint=checkpoint, device=device
@@ -280,7 +281,11 @@ def _oracle(name: str) -> Any:
         import runpy
 
         sys.path.insert(0, str(Path(file).resolve().parent))  # as for a script: what lies beside it can be imported
-        defined = runpy.run_path(file)
+        try:
+            defined = runpy.run_path(file)
+        except Exception as error:  # whatever is wrong with it
+            at = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
+            raise ValueError(f"{file}{at}: {type(error).__name__}: {error}") from error
         if not callable(defined.get(rest)):
             raise typer.BadParameter(f"{file} defines no function {rest!r}", param_hint="--oracle")
         return _marked(defined[rest], Path(file))
@@ -334,14 +339,10 @@ def _deliver(frame: pd.DataFrame, output: Path | None, picture: bool, strip: boo
         typer.echo(frame.to_csv(index=False), nl=False)
         return
     with atomic_path(output) as partial:
-        if output.suffix == ".parquet":
-            frame.to_parquet(partial, index=False)
-        else:
-            frame.to_csv(partial, index=False, sep=files.DELIMITERS[output.suffix[1:]])
+        files.write_frame(frame, partial, output.suffix)
     said = f"{output}: {len(frame):,} rows, {frame['valid'].sum():,} of them valid"
-    if picture:
-        png = output.with_suffix(".png")
-        said += f"; {png}: the first {drawing.draw_frame(frame, png, strip):,} of them"
+    if picture and (drawn := drawing.draw_frame(frame, png := output.with_suffix(".png"), strip)):
+        said += f"; {png}: the first {drawn:,} of them"
     typer.echo(said, err=True)
 
 

@@ -50,10 +50,7 @@ def draw_map(
     place = mapping.molecules(read.smiles, loaded.featurizer(checkpoint, device), embedding, method, random_state)
     found = pd.concat([read.table, place], axis=1)
     with atomic_path(output) as partial:
-        if output.suffix == ".parquet":
-            found.to_parquet(partial, index=False)
-        else:
-            found.to_csv(partial, index=False, sep=files.DELIMITERS[output.suffix[1:]])
+        files.write_frame(found, partial, output.suffix)
     good = place["error"] == ""
     title = f"{Path(input).name}: {good.sum():,} molecules\n{Path(checkpoint).name}, {embedding} embedding"
     values = None if read.values is None else read.values[good]
@@ -80,6 +77,7 @@ class _Read(NamedTuple):
 
 def _read(input: str, folder: Path | None, column: str | None, color: str | None, unit: str) -> _Read:
     from molcmim import datasets, files, plots
+    from molcmim.embedding_files import read_metadata
     from molcmim.values import frame_of
 
     if known := datasets.DATASETS.get(input):
@@ -88,16 +86,21 @@ def _read(input: str, folder: Path | None, column: str | None, color: str | None
     import pyarrow as pa
 
     chunks = list(files.read_chunks(input, column))
-    table = files.with_own_error(pa.concat_tables([chunk.table for chunk in chunks])).to_pandas()
+    whole = pa.concat_tables([chunk.table for chunk in chunks])
+    if "embedding" in read_metadata(input):  # what `molcmim featurize` added is of no use beside a map
+        whole = whole.drop_columns([name for name in ("embedding", "error") if name in whole.column_names])
+    table = files.with_own_error(whole).to_pandas()
     molecules = [molecule for chunk in chunks for molecule in chunk.smiles]
     if color is None:
         return _Read(table, molecules, None, "")
-    try:
-        frame = frame_of(chunks, input, [color])
-    except ValueError:  # no numbers
-        frame = frame_of(chunks, input, [color], labels=True)
-        if frame[color].nunique() > plots.CATEGORIES:
-            raise
+    frame, labels = (frame_of(chunks, input, [color], labels=as_labels, skip_bad=True) for as_labels in (False, True))
+    if len(frame.attrs["bad_values"]) > frame[color].notna().sum():  # no numbers, or hardly any
+        frame = labels
+    if labels is frame and (kinds := frame[color].nunique()) > plots.CATEGORIES:
+        raise ValueError(
+            f"{input}: {color} holds {kinds} different texts, such as {frame[color].dropna().iloc[0]!r}; numbers, or "
+            f"up to {plots.CATEGORIES} labels, have colours"
+        )
     if color in table:  # and was not called error
         table[color] = frame[color]  # numbers as such
     return _Read(table, molecules, frame[color], f"{color} ({unit})" if unit else color)

@@ -150,6 +150,9 @@ def predict(
     )  # fmt: skip
     typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
     if measured:
-        typer.echo(property_metrics.as_text(prospective.assess(model, output, measured, column)))
+        metrics = prospective.assess(model, output, measured, column)
+        typer.echo(property_metrics.as_text(metrics))
+        if left_out := metrics.attrs["left_out"]:
+            typer.echo(f"{left_out:,} row(s) have a measured value that is no number, and do not count", err=True)
     if strict and done.bad:
         raise typer.Exit(2)

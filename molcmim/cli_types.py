@@ -43,7 +43,7 @@ def in_folder(output: Path | None) -> Path | None:
 
 def writable(output: Path | None) -> Path | None:
     """Refuse an output that cannot be written."""
-    if output is not None and output.suffix not in SUFFIXES:
+    if output is not None and output.suffix.lower() not in SUFFIXES:
         raise typer.BadParameter(f"{output}: cannot write {output.suffix!r}; known suffixes are {', '.join(SUFFIXES)}")
     return in_folder(output)
 

@@ -92,7 +92,7 @@ class MolCMIMFeaturizer(dc.feat.MolecularFeaturizer):
         settings = ["as-written"] * (not self.canonicalize) + ["standardized"] * self.standardize
         return "_".join(["MolCMIMFeaturizer", weights[:12], self.embedding, *settings])
 
-    def featurize(self, datapoints: Any, log_every_n: int = 1000) -> Shaped[np.ndarray, "n ..."]:
+    def featurize(self, datapoints: Any, log_every_n: int = 1000, **kwargs: Any) -> Shaped[np.ndarray, "n ..."]:
         """Embed molecules.
 
         Parameters
@@ -101,6 +101,8 @@ class MolCMIMFeaturizer(dc.feat.MolecularFeaturizer):
             SMILES or RDKit molecules.
         log_every_n : int
             So many molecules are read and embedded at a time, and a line logged before each time.
+        **kwargs
+            Not looked at: DeepChem's ``SDFLoader`` gives every featurizer the atoms' positions.
 
         Returns
         -------
@@ -146,6 +148,8 @@ class InMemoryLoader(dc.data.InMemoryLoader):
 
     def _featurize_shard(self, shard: list[Any], global_index: int) -> tuple[np.ndarray, ...]:
         """Make X, y, w and ids of ``(molecule[, label[, weight[, id]]])``; what is left out is as in DeepChem."""
+        if lists := [row for row, entry in enumerate(shard, global_index) if isinstance(entry, list)]:
+            raise ValueError(f"row {lists[0]} is a list; give tuples of molecule, label, weight and id, or molecules")
         entries = [entry if isinstance(entry, tuple) else (entry,) for entry in shard]
         features = self.featurizer([molecule for molecule, *_ in entries], log_every_n=self.log_every_n)
         good = np.array([x.size > 0 for x in features])
@@ -159,4 +163,8 @@ class InMemoryLoader(dc.data.InMemoryLoader):
                 column.append(value)
         # of a shard without a good molecule none, but of the shape that others have
         X = np.array([x for x in features if x.size]) if good.any() else np.asarray(self.featurizer(["C"]))[:0]
-        return X, *(np.array(column)[good] for column in columns)
+        y, w, ids = (np.array(column)[good] for column in columns)
+        if (unknown := np.isnan(y)).any():  # counts for nothing, as in DeepChem's loaders of files
+            y, rows = np.nan_to_num(y), len(y)
+            w = np.where(unknown.reshape(rows, -1), 0, w.reshape(rows, -1)).astype(w.dtype)
+        return X, y, w, ids

@@ -5,6 +5,7 @@ Text is read as it stands: every column of a .csv, .tsv, .smi or .sdf file is a 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import gzip
@@ -16,13 +17,16 @@ import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
 from molcmim import sdf
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMATS = {
     ".smi": "smi",
@@ -39,6 +43,7 @@ FORMATS = {
 MOL blocks with data items, each of which is a column, see ``molcmim.sdf``."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 """Format -> what separates fields; in a `csv` whose header has no comma a semicolon or tab, if it has one."""
+CONVERT = "convert the file (spreadsheets can save CSV as UTF-8)"
 LONGEST_FIELD = 1 << 24
 """Characters; a quote that is never closed would else take in the whole file."""
 
@@ -164,7 +169,8 @@ def _parquet_tables(path: str | os.PathLike[str], chunk_rows: int) -> Iterator[p
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(chunk_rows):
-                yield pa.Table.from_batches([batch])
+                # what pandas left there would make it take a column for an index, and put rows where that says
+                yield pa.Table.from_batches([batch]).replace_schema_metadata(None)
     except (pa.ArrowException, OSError) as error:
         if getattr(error, "errno", None):  # the system's: no such file, no permission
             raise
@@ -203,7 +209,9 @@ def _text(path: str | os.PathLike[str]) -> Iterator[io.TextIOWrapper]:
             binary = stack.enter_context(open(path, "rb"))
             if Path(path).suffix.lower() == ".gz":
                 binary = stack.enter_context(gzip.open(binary))
-        lines = io.TextIOWrapper(binary, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        utf16 = binary.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # a spreadsheet's "Unicode text"
+        encoding = "utf-16" if utf16 else "utf-8-sig"
+        lines = io.TextIOWrapper(binary, encoding=encoding, errors="surrogateescape", newline="")
         stack.callback(lines.detach)  # standard input is not ours to close
         yield lines
 
@@ -216,23 +224,35 @@ def _smi_rows(lines: io.TextIOWrapper) -> Iterator[list[str]]:
 
 def _delimited_rows(path: str | os.PathLike[str], lines: io.TextIOWrapper, delimiter: str) -> Iterator[list[str]]:
     first = next(lines, "")
-    if delimiter == "," and delimiter not in first:  # what spreadsheets call CSV where the comma is the decimal point
-        delimiter = next((sign for sign in ";\t" if sign in first), delimiter)
+    if said := re.fullmatch(r"sep=(.)\s*", first):  # which tells a spreadsheet how to read what follows
+        delimiter, first = said[1], next(lines, "")
+    unquoted = re.sub(r'"[^"]*"', "", first)
+    if delimiter == "," and "," not in unquoted:  # what spreadsheets call CSV where the comma is the decimal point
+        delimiter = next((sign for sign in ";\t" if sign in unquoted), delimiter)
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     try:
-        header = next(reader, [])
+        header = [name.strip() for name in next(reader, [])]
+        width = len(header)
+        while header and not header[-1]:  # what a spreadsheet leaves of columns that were emptied
+            header.pop()
         if re.search("[\udc80-\udcff]", "".join(header)):
-            raise ValueError(f"{path}: the header is not UTF-8 text; convert the file: {header!a:.100}")
-        if len(set(header)) < len(header):
-            raise ValueError(f"{path}: a column name stands twice in the header: {', '.join(header)}")
+            raise ValueError(f"{path}: the header is not UTF-8 text; {CONVERT}: {header!a:.100}")
+        if "" in header:
+            raise ValueError(
+                f"{path}: column {header.index('') + 1} has no name in the first line, {first.strip()!r:.100}"
+            )
+        if twice := sorted({name for name in header if header.count(name) > 1}):
+            raise ValueError(f"{path}: {', '.join(twice)} is the name of more than one column; rename them")
         yield header
         for row in reader:
-            if len(row) == len(header):
-                yield row
+            if len(row) == width and not any(row[len(header) :]):
+                yield row[: len(header)]
+            elif len(row) == width:
+                raise ValueError(f"{path}, line {reader.line_num}: a value in a column without a name: {row!r:.200}")
             elif row:
                 raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields, where the header has {len(header)}: "
+                    f"{path}, line {reader.line_num}: {len(row)} fields, where the header has {width}: "
                     f"{delimiter.join(row)!r:.100}"
                 )
             elif len(header) == 1:
@@ -247,7 +267,7 @@ def _string_table(path: str | os.PathLike[str], header: list[str], rows: list[li
     except UnicodeEncodeError:
         bad = next(i for i, row in enumerate(rows) if re.search("[\udc80-\udcff]", "".join(row)))
         where = f"{path}: row {first_row + bad} (counted from 0)"
-        raise ValueError(f"{where} is not UTF-8 text; convert the file: {rows[bad]!a:.100}") from None
+        raise ValueError(f"{where} is not UTF-8 text; {CONVERT}: {rows[bad]!a:.100}") from None
     return pa.table(columns, names=header)
 
 
@@ -287,3 +307,21 @@ def with_own_error(table: pa.Table) -> pa.Table:
     if "error" not in names or "input_error" in names:
         return table
     return table.rename_columns(["input_error" if name == "error" else name for name in names])
+
+
+def write_frame(frame: pd.DataFrame, path: Path, suffix: str) -> None:
+    """Write a frame without its index, as .parquet, .csv or .tsv.
+
+    Raises
+    ------
+    ValueError
+        If text cannot hold a column, which consists of lists.
+    """
+    if suffix.lower() == ".parquet":
+        frame.to_parquet(path, index=False)
+        return
+    for name, column in frame.items():
+        first = column[column.first_valid_index()] if column.dtype == object and column.notna().any() else None
+        if hasattr(first, "__len__") and not isinstance(first, str):
+            raise ValueError(f"column {name} holds lists, which a {suffix} file does not; write .parquet")
+    frame.to_csv(path, index=False, sep=DELIMITERS[suffix[1:].lower()])

@@ -256,6 +256,7 @@ def finetune(
     targets: Sequence[str] = ("y",),
     classes: Sequence[Any] = (),
     weights: Float[np.ndarray, " n"] | None = None,
+    valid_weights: Float[np.ndarray, " v"] | None = None,
     choices: Choices | None = None,
     device: str | torch.device | None = None,
     progress: bool = False,
@@ -276,8 +277,8 @@ def finetune(
         "multiclass" has one target.
     targets, classes
         Names of the targets, and labels of the classes in the order of their numbers (of several targets: 0 and 1).
-    weights
-        Of the rows.
+    weights, valid_weights
+        Of the rows, and of those of the valid part.
     choices : Choices
         Everything else.
     device
@@ -319,7 +320,7 @@ def finetune(
                 speller = PropertyModel([network], tokenizer, task, {}).speller()
                 parts = (
                     _labelled(speller._replace(spellings=choices.spellings), molecules, y, weights, task),
-                    _labelled(speller, valid[0], held_out, None, task),
+                    _labelled(speller, valid[0], held_out, valid_weights, task),
                 )
             histories.append(train(network, *parts, kind, own, progress))
         networks.append(network)
@@ -342,6 +343,7 @@ def finetune(
     if kind == "regression":
         which = parts[1].spelled.which
         mean, variance = (found[which] for found in tuned.mean_and_variance(parts[1].spelled))
+        held_out = np.where(parts[1].weights[:, None] > 0, held_out, np.nan)
         tuned.valid_errors = np.abs(held_out - mean)
         if choices.ensemble > 1:
             spread = np.array([fit_spread(*columns) for columns in zip(held_out.T, mean.T, variance.T, strict=True)])
@@ -374,17 +376,20 @@ def _checked(values: Any, targets: int, what: str) -> Float64[np.ndarray, "n y"]
 def _scaling(
     y: Float64[np.ndarray, "n y"], weights: Any, kind: str, targets: Sequence[str]
 ) -> tuple[list[float], list[float]]:
-    rows = np.ones(len(y), bool) if weights is None else np.asarray(weights) > 0
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
     center, scale = [], []
-    for column, target in zip(y[rows].T, targets, strict=True):
-        known = column[~np.isnan(column)]
+    for column, target in zip(y.T, targets, strict=True):
+        rows = ~np.isnan(column) & (w > 0)
+        known, shares = column[rows], w[rows]
         if np.abs(known).max(initial=0) > LARGEST:
             raise ValueError(f"target {target!r} reaches {np.abs(known).max():.3g}; give it in another unit")
         if not len(known) or known.std() == 0:
             found = f"is {known[0]} in every row" if len(known) else "has no known value"
             raise ValueError(f"target {target!r} {found} of the train part; there is nothing to learn")
-        center.append(float(known.mean()) if kind == "regression" else 0.0)
-        scale.append(float(known.std()) if kind == "regression" else 1.0)
+        mean = np.average(known, weights=shares)
+        center.append(float(mean) if kind == "regression" else 0.0)
+        std = float(np.sqrt(np.average((known - mean) ** 2, weights=shares)))
+        scale.append(std if kind == "regression" else 1.0)
     return center, scale
 
 
@@ -393,8 +398,11 @@ def _labelled(speller: Speller, molecules: Any, y: Float64[np.ndarray, "n y"], w
     if len(rows) != len(y):
         raise ValueError(f"{len(rows)} molecules, {len(y)} rows of values")
     w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
-    if w.shape != (len(y),) or not (np.isfinite(w).all() and (w >= 0).all() and w.any()):
-        raise ValueError(f"weights must be {len(y)} finite numbers of at least 0, not all 0, got shape {w.shape}")
+    if w.shape != (len(y),):
+        raise ValueError(f"weights must be one number a row, {len(y)}, got shape {w.shape}")
+    if len(bad := np.flatnonzero(~(np.isfinite(w) & (w >= 0)))) or not w.any():
+        said = f"row {bad[0]} has {w[bad[0]]}" if len(bad) else "all are 0"
+        raise ValueError(f"weights must be finite and at least 0, not all 0; {said}")
     spelled = speller.read(rows)
     refuse_bad(rows, spelled)
     return Labelled(spelled, (y - np.array(task.center)) / np.array(task.scale), w / w.mean())

@@ -76,7 +76,7 @@ def parity(
     rows = -(-len(panels) // columns)
     figure = new_figure(3.1 * columns + 0.3, 3.2 * rows + 0.5)
     one = isinstance(units, str)
-    names = [units] * len(panels) if isinstance(units, str) else list(units)
+    names = [plain(unit) for unit in ([units] * len(panels) if isinstance(units, str) else units)]
     grid = figure.subplots(rows, columns, squeeze=False, sharex=one, sharey=one)
     spans = {}
     for unit in set(names):
@@ -93,17 +93,23 @@ def parity(
         axes.plot(span, span, color="0.6", linewidth=1)
         axes.scatter(y, np.clip(predicted, *span), s=7, alpha=0.5, linewidths=0, color=COLORS[0])
         axes.set(xlim=span, ylim=span, aspect="equal")
-        axes.set_title(name + (f"\n({outside} beyond the frame, drawn on it)" if outside else ""), fontsize=9)
+        axes.set_title(plain(name) + (f"\n({outside} beyond the frame, drawn on it)" if outside else ""), fontsize=9)
         axes.grid(alpha=0.3)
         if not one:
             axes.set_xlabel(f"measured {unit}", fontsize=9)
             axes.set_ylabel(f"predicted {unit}", fontsize=9)
     if title:
-        figure.suptitle(title, fontsize=11)
+        figure.suptitle(plain(title), fontsize=11)
     if one:
-        figure.supxlabel(f"measured ({units})", fontsize=10)
-        figure.supylabel(f"predicted ({units})", fontsize=10)
+        figure.supxlabel(f"measured ({names[0]})", fontsize=10)
+        figure.supylabel(f"predicted ({names[0]})", fontsize=10)
     save_figure(figure, path)
+
+
+def plain(text: object) -> str:
+    """Return a text of the user's as matplotlib draws it as it stands: no formula, and nothing that legends hide."""
+    escaped = str(text).replace("$", r"\$")
+    return f" {escaped}" if escaped.startswith("_") else escaped
 
 
 def plane(points: Any, values: Any, title: str, axes_labels: tuple[str, str], label: str, path: Path) -> None:
@@ -122,8 +128,9 @@ def plane(points: Any, values: Any, title: str, axes_labels: tuple[str, str], la
     path
         PNG file to write.
     """
-    points, plain = np.asarray(points), values is None
-    values = np.zeros(len(points)) if plain else np.asarray(values)
+    points, alike = np.asarray(points), values is None
+    values = np.zeros(len(points)) if alike else np.asarray(values)
+    title, label = plain(title), plain(label)
     known = ~pd.isna(values)
     figure = new_figure(5.2, 4.1)
     axes = figure.subplots()
@@ -132,8 +139,8 @@ def plane(points: Any, values: Any, title: str, axes_labels: tuple[str, str], la
         axes.scatter(*points[~known].T, s=size, color="0.8", linewidths=0, label="no value")
     if values.dtype == object:
         for i, (name, n) in enumerate(pd.Series(values[known]).value_counts().items()):
-            axes.scatter(*points[values == name].T, s=size, color=f"C{i}", linewidths=0, label=f"{name} ({n:,})")
-    elif plain:
+            axes.scatter(*points[values == name].T, s=size, color=f"C{i}", linewidths=0, label=plain(f"{name} ({n:,})"))
+    elif alike:
         axes.scatter(*points.T, s=size, color=COLORS[0], linewidths=0)
     elif known.any():
         low, high = np.quantile(values[known], [0.02, 0.98])

@@ -62,7 +62,8 @@ def table(
         Columns target, part, train_similarity (a range, or empty for all), n, and, of numbers, rmse, mae, r2,
         spearman, and in_interval, the share of what was measured that lies between `ends`, of an ensemble also
         miscalibration_area and ence (:mod:`molcmim.calibration`); of classes accuracy, log_loss, roc_auc (of more than
-        two classes the mean over one against the rest), mcc, and average_precision or macro_f1.
+        two classes the mean over one against the rest), mcc, and macro_f1, or average_precision and positive, the class
+        that it is of.
     """
     return pd.DataFrame(
         {
@@ -121,6 +122,7 @@ def _errors(
     elif task.kind == "binary":
         p = outputs[known, i if outputs.shape[1] == len(task.targets) else 1]
         found |= {"accuracy": accuracy_score(y, p > 0.5), "log_loss": log_loss(y, p, labels=[0, 1])}
+        found |= {"positive": task.classes[1]} if task.classes else {}
         # of a rare class accuracy says little: nine of ten right is what "never" says of one in ten
         both = len(np.unique(y)) == 2
         found["roc_auc"] = roc_auc_score(y, p) if both else float("nan")

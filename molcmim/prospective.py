@@ -36,13 +36,18 @@ def check(
     Raises
     ------
     ValueError
-        If there are not as many columns as targets, or one is missing.
+        If there are not as many columns as targets, one is missing, or holds a class that the model does not know.
     """
-    targets = read_record(Path(model))["task"]["targets"]
-    if len(columns) != len(targets):
-        raise ValueError(f"{model} predicts {', '.join(targets)}: name a column of measured values for each")
-    if Path(molecules).is_file():  # what is piped can be read once only
-        frame_of([next(read_chunks(molecules, column))], molecules, list(columns), labels=True)
+    task = read_record(Path(model))["task"]
+    if len(columns) != len(task["targets"]):
+        raise ValueError(f"{model} predicts {', '.join(task['targets'])}: name a column of measured values for each")
+    if not Path(molecules).is_file():  # what is piped can be read once only
+        return
+    for chunk in read_chunks(molecules, column):
+        values = frame_of([chunk], molecules, list(columns), labels=True)[list(columns)].to_numpy()
+        if task["kind"] == "regression":
+            return
+        _numbered(values, task["classes"] or [0, 1], Path(molecules))
 
 
 def assess(
@@ -70,7 +75,7 @@ def assess(
     Returns
     -------
     DataFrame
-        See :func:`molcmim.property_metrics.table`.
+        See :func:`molcmim.property_metrics.table`; ``attrs["left_out"]``: rows with a value that is no number.
 
     Raises
     ------
@@ -94,6 +99,7 @@ def assess(
     values = values.astype(np.float64)
     parts = {PART: rows}
     metrics = property_metrics.table(task, values, outputs, parts, near, loaded.usual_interval(outputs))
+    metrics.attrs["left_out"] = len(frame.attrs["bad_values"])
     with atomic_path(path.with_suffix(".metrics.csv")) as partial:
         metrics.to_csv(partial, index=False)
     if task.kind == "regression":

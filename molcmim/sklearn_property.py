@@ -71,6 +71,9 @@ class _Property(BaseEstimator):
         smiles = column(X, type(self).__name__)
         check_consistent_length(smiles, y, sample_weight)
         weights = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        if weights.ndim != 1:
+            raise ValueError(f"sample_weight must be one number a row, got shape {weights.shape}")
+        valid_weights = None
         reasons = judge(self.checkpoint, smiles.tolist(), self.standardize)
         if bad := [BadMolecule(row, smiles[row], reason) for row, reason in enumerate(reasons) if reason is not None]:
             raise MoleculeError(bad)
@@ -90,7 +93,7 @@ class _Property(BaseEstimator):
                 order = order[np.argsort(y[order, 0], kind="stable")]
                 chosen = ((chosen + 0.5) * len(order) / held_out).astype(int)
             inner, outer = np.delete(order, chosen), order[chosen]
-            valid = smiles[outer], y[outer]
+            valid, valid_weights = (smiles[outer], y[outer]), weights[outer]
             smiles, y, weights = smiles[inner], y[inner], weights[inner]
         named = {name: getattr(self, name) for name in ("embedding", "ensemble", "standardize")}
         named |= {
@@ -99,7 +102,8 @@ class _Property(BaseEstimator):
         named |= {"seed": seed, **(self.options or {})}
         self.model_: PropertyModel = finetune(
             self.checkpoint, smiles, y, valid, kind=kind, targets=self.targets_, classes=list(classes),
-            weights=weights, choices=Choices.of(named), device=self.device, progress=self.progress,
+            weights=weights, valid_weights=valid_weights, choices=Choices.of(named), device=self.device,
+            progress=self.progress,
         )  # fmt: skip
 
     def _outputs(self, X: Any, on_error: str | None = None) -> Float64[np.ndarray, "n _"]:
@@ -157,7 +161,8 @@ class _Property(BaseEstimator):
             raise ValueError(f"{folder} holds a model for {model.task.kind}; use {other}.load")
         estimator.model_, estimator.targets_ = model, model.task.targets
         if model.task.kind != "regression":
-            estimator.classes_ = np.asarray(model.task.classes)
+            classes, several = np.asarray(model.task.classes or [0, 1]), len(estimator.targets_) > 1
+            estimator.classes_ = np.stack([classes] * len(estimator.targets_)) if several else classes
         return estimator
 
     def __sklearn_tags__(self) -> Tags:
@@ -306,7 +311,7 @@ class MolCMIMClassifier(ClassifierMixin, _Property):
     Attributes
     ----------
     classes_ : ndarray
-        Labels in the order of the columns of `predict_proba`.
+        Labels in the order of the columns of `predict_proba`; of several targets shape (t, 2), 0 and 1 for each.
     """
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, valid: tuple[Any, Any] | None = None) -> MolCMIMClassifier:
@@ -334,31 +339,41 @@ class MolCMIMClassifier(ClassifierMixin, _Property):
         known = labels[~pd.isna(labels)].tolist()
         if len({isinstance(label, str) for label in known}) > 1:
             raise ValueError("y holds text and numbers; make all labels the one or the other")
-        self.classes_ = np.unique(np.array(known))
-        if len(self.classes_) < 2:
-            raise ValueError(f"y holds {len(self.classes_)} class(es); a classifier needs two at least")
+        classes = np.unique(np.array(known))
+        if len(classes) < 2:
+            raise ValueError(f"y holds {len(classes)} class(es); a classifier needs two at least")
         check_classification_targets(known)
-        if labels.shape[1] > 1 and not np.array_equal(self.classes_, [0, 1]):
-            raise ValueError(
-                f"several targets must hold 0 and 1 (or NaN), got {', '.join(map(str, self.classes_[:5]))}"
-            )
-        kind = "binary" if len(self.classes_) == 2 else "multiclass"
+        if labels.shape[1] > 1 and not np.array_equal(classes, [0, 1]):
+            raise ValueError(f"several targets must hold 0 and 1 (or NaN), got {', '.join(map(str, classes[:5]))}")
+        self.classes_ = classes if labels.shape[1] == 1 else np.stack([classes] * labels.shape[1])
+        kind = "binary" if len(classes) == 2 else "multiclass"
         if valid is not None:
             numbers = self._numbered(valid[1])
             given = np.asarray(valid[1], object).reshape(numbers.shape)
             if foreign := sorted({str(label) for label in given[numbers == FOREIGN]}):
-                raise ValueError(f"label(s) {', '.join(foreign)} were not in y of fit; known are {self.classes_}")
+                raise ValueError(f"label(s) {', '.join(foreign)} were not in y of fit; known are {classes}")
             valid = column(valid[0], type(self).__name__), numbers
-        self._finetune(X, self._numbered(y), sample_weight, valid, kind, [one.item() for one in self.classes_])
+        self._finetune(X, self._numbered(y), sample_weight, valid, kind, [one.item() for one in classes])
         return self
 
+    @property
+    def _labels(self) -> Shaped[np.ndarray, " c"]:
+        """Of each target."""
+        return self.classes_ if len(self.targets_) == 1 else self.classes_[0]
+
     def _numbered(self, y: Any) -> Float64[np.ndarray, "n t"]:
-        number: dict[Any, float] = {label: float(i) for i, label in enumerate(self.classes_.tolist())}
+        number: dict[Any, float] = {label: float(i) for i, label in enumerate(self._labels.tolist())}
         labels = np.asarray(y, object).reshape(len(y), -1)
         known = ~pd.isna(labels)
         numbers = np.full(labels.shape, np.nan)
         numbers[known] = [number.get(label, FOREIGN) for label in labels[known]]
         return numbers
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        assert tags.classifier_tags is not None
+        tags.classifier_tags.multi_label = True
+        return tags
 
     def predict_proba(self, X: Any) -> Float64[np.ndarray, "n _"]:
         """Probabilities: (n, classes), or of several targets (n, t) that the answer is 1."""
@@ -374,8 +389,8 @@ class MolCMIMClassifier(ClassifierMixin, _Property):
         labels = self.model_.task.labels(self._outputs(X))
         bad = pd.isna(labels).any()
         if len(self.targets_) > 1:
-            return labels.astype(np.float64 if bad else self.classes_.dtype)
-        return labels[:, 0] if bad else labels[:, 0].astype(self.classes_.dtype)
+            return labels.astype(np.float64 if bad else self._labels.dtype)
+        return labels[:, 0] if bad else labels[:, 0].astype(self._labels.dtype)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy over the known labels of y, averaged over targets; MoleculeError for what cannot be read.

@@ -92,7 +92,7 @@ def draw_calibration(curves: dict[str, tuple[Any, Any, Float[np.ndarray, " n"]]]
     for name, (y, predicted, std) in curves.items():
         area = calibration.miscalibration_area(y, predicted, std)
         ence = calibration.normalized_error(y, predicted, std)
-        label = f"{name}: area {area:.3f}, ENCE {ence:.2f}"
+        label = plots.plain(f"{name}: area {area:.3f}, ENCE {ence:.2f}")
         axes.plot(calibration.PROPORTIONS, calibration.coverage(y, predicted, std), label=label)
     axes.set(xlabel="nominal coverage", ylabel="observed coverage", aspect="equal")
     axes.grid(alpha=0.3)
@@ -144,6 +144,7 @@ def draw_confusion(panels: dict[str, Shaped[np.ndarray, "k k"]], labels: Sequenc
     path
         PNG file to write.
     """
+    labels = [plots.plain(label) for label in labels]
     columns = min(4, len(panels))
     rows = -(-len(panels) // columns)
     side = max(2.6, 0.45 * len(labels) + 1.2)
@@ -161,7 +162,7 @@ def draw_confusion(panels: dict[str, Shaped[np.ndarray, "k k"]], labels: Sequenc
             )
         axes.set_xticks(range(len(labels)), labels, rotation=90 if max(map(len, labels)) > 4 else 0, fontsize=8)
         axes.set_yticks(range(len(labels)), labels, fontsize=8)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(plots.plain(title), fontsize=9)
     figure.supxlabel("predicted", fontsize=10)
     figure.supylabel("measured", fontsize=10)
     plots.save_figure(figure, path)

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from jaxtyping import Float64, Shaped
 
-from molcmim import datasets, property_metrics, splits, tuning_plots
+from molcmim import datasets, property_metrics, smiles, splits, tuning_plots
 from molcmim.atomic import atomic_path
 from molcmim.datasets import Audit
 from molcmim.files import read_chunks, with_own_error
@@ -29,6 +29,8 @@ WIDE = 1_000
 """Largest value of a target divided by its smallest, from which on a logarithm is advised."""
 FEW_VALID = 10
 """Molecules of the valid part that are said to be too few to choose an epoch by."""
+FEW_LABELS = 5
+"""Rows of a label that are said to be few."""
 CLASSES = 20
 """Labels beyond which few rows of each look like measurements."""
 
@@ -70,7 +72,23 @@ class Report:
             if values.min() > 0 and values.max() > WIDE * values.min():
                 powers = np.log10(values.max() / values.min())
                 found.append(f"{target} spans {powers:.0f} powers of ten; its logarithm is easier to predict")
+        for target in self.model.task.targets if self.model.task.kind != "regression" else ():
+            found += [f"{target}: {said}" for said in _doubtful(self.predictions.dropna(subset="part"), target)]
         return found
+
+
+def _doubtful(rows: pd.DataFrame, target: str) -> list[str]:
+    """Say which labels may be slips of the pen, or cannot be learned."""
+    labels = rows[target].astype(str).str.strip()
+    counts = labels.value_counts()
+    found = []
+    if rare := [f"{label} ({n})" for label, n in counts.items() if n < FEW_LABELS]:
+        found.append(f"few rows have the label {', '.join(rare)}")
+    if untaught := sorted(set(counts.index) - set(labels[rows["part"] == "train"])):
+        found.append(f"no row of the train part has the label {', '.join(untaught)}")
+    alike = [sorted(group) for _, group in counts.index.to_series().groupby(counts.index.str.casefold())]
+    found += [f"{' and '.join(group)} are different labels" for group in alike if len(group) > 1]
+    return found
 
 
 def finetune_table(
@@ -142,6 +160,10 @@ def finetune_table(
     if not len(rows):
         raise ValueError(f"{path}: no row has a molecule that can be read and a value; the first: {reasons[0]}")
     good = frame.iloc[rows].reset_index(drop=True)
+    seen = good["smiles"].tolist()
+    if choices is not None and choices.standardize:  # rows that the model cannot tell apart are repeats
+        seen = smiles.canonicalize(seen, standardize=True)[0]
+    seen = good.assign(smiles=seen)
     table = pa.concat_tables([chunk.table for chunk in chunks])
     if split_column is not None:
         parts, how = splits.split_by(table, split_column, rows, path), f"column {split_column}"
@@ -149,12 +171,12 @@ def finetune_table(
         written = splits.fields_of(table, group_column, path)
         keys: list[Hashable] = [row if written[row] in (None, "") else str(written[row]) for row in rows.tolist()]
         if group_column == chunks[0].column:
-            keys = [*splits.canonical(good["smiles"].tolist())]
-        parts, how = splits.split(good, "group", seed, groups=keys), f"by {group_column}"
+            keys = [*splits.canonical(seen["smiles"].tolist())]
+        parts, how = splits.split(seen, "group", seed, groups=keys), f"by {group_column}"
     else:
         if split == "stratified" and len(targets) > 1:
             raise ValueError(f"a stratified split is by one target, not by {', '.join(targets)}; take another split")
-        parts, how = splits.split(good, split, seed, targets[0]), split
+        parts, how = splits.split(seen, split, seed, targets[0]), split
     kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
     predictions = with_own_error(table).to_pandas()
     spread = choices is not None and choices.ensemble > 1
@@ -162,7 +184,7 @@ def finetune_table(
     added = {"part", *labels, *output_columns(kind, targets, classes, spread), SIMILARITY, "error"}
     if taken := [name for name in predictions if name in added]:
         raise ValueError(f"{path} has columns that the predictions add: {', '.join(taken)}; rename them first")
-    good[list(targets)] = values
+    seen[list(targets)] = values
     molecules = good["smiles"].to_numpy(object)
     told = np.flatnonzero(readable)
     model = finetune(
@@ -199,12 +221,12 @@ def finetune_table(
         metrics.to_csv(partial, index=False)
     tuning_plots.learning(model, folder / "learning.png")
     if kind == "regression":
-        seen = {"valid": parts.valid, "test": parts.test}
-        tuning_plots.numbers(model.task, values, outputs, seen, folder / "parity.png", folder / "calibration.png")
+        shown = {"valid": parts.valid, "test": parts.test}
+        tuning_plots.numbers(model.task, values, outputs, shown, folder / "parity.png", folder / "calibration.png")
     else:
         part = "test" if len(parts.test) else "valid"
         tuning_plots.classes(model.task, values, outputs, {part: getattr(parts, part)}, folder / "confusion.png")
-    return Report(model, predictions, metrics, {target: datasets.audit(good, parts, target) for target in targets})
+    return Report(model, predictions, metrics, {target: datasets.audit(seen, parts, target) for target in targets})
 
 
 def _numbered(values: Shaped[np.ndarray, "n t"], classify: bool) -> tuple[str, list[Any], Float64[np.ndarray, "n t"]]:

@@ -14,6 +14,12 @@ from jaxtyping import Float64
 
 from molcmim.files import Chunk
 
+UNKNOWN = (
+    "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NULL", "None", "n/a", "null",
+)  # fmt: skip
+"""What stands for no value, as pandas has it, beside "", "NA" and "NaN" in any case."""
+MINUS = "\N{MINUS SIGN}"
+"""What typesetters, and some spreadsheets, write for a hyphen."""
 LISTED = 10
 """Bad values that an error names."""
 DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
@@ -101,7 +107,7 @@ def frame_of(
 
 def _text(field: object) -> str | None:
     text = "" if field is None else str(field).strip()
-    return None if text.lower() in ("", "nan", "na") else text
+    return None if text in UNKNOWN or text.lower() in ("", "nan", "na") else text
 
 
 def _numbers(texts: Sequence[str | None]) -> Float64[np.ndarray, " n"]:
@@ -119,7 +125,7 @@ def _numbers(texts: Sequence[str | None]) -> Float64[np.ndarray, " n"]:
 
 def _number(text: str) -> float:
     try:
-        value = float("inf" if "_" in text else text)  # which Python reads as 10 in 1_0
+        value = float("inf" if "_" in text else text.replace(MINUS, "-"))  # Python reads 1_0 as 10
     except ValueError:
         return float("inf")
     return value if np.isfinite(value) else float("inf")

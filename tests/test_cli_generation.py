@@ -137,6 +137,23 @@ def test_an_input_is_not_written_over(folder, tmp_path):
     assert (table.read_bytes(), codes.read_bytes()) == held
 
 
+def test_what_is_wrong_with_an_oracle_is_said(folder, tmp_path):
+    (tmp_path / "mine.py").write_text("def score(molecules):\n    return [\n")
+    done = run("optimize", "CCO", "--oracle", f"{tmp_path / 'mine.py'}:score", "--checkpoint", folder)
+    assert done.exit_code == 1
+    assert "mine.py, line 2: SyntaxError: '[' was never closed" in done.stderr
+    (tmp_path / "mine.py").write_text("import nothing_of_this_name")
+    done = run("optimize", "CCO", "--oracle", f"{tmp_path / 'mine.py'}:score", "--checkpoint", folder)
+    assert "mine.py: ModuleNotFoundError: No module named 'nothing_of_this_name'" in done.stderr
+
+
+def test_nothing_is_no_picture(folder, tmp_path):
+    done = run("sample", "CCO", "-n", "1", "--must-have", "[Pt]", "-o", tmp_path / "s.csv", "--checkpoint", folder)
+    assert done.exit_code == 2
+    assert ".png" not in done.stderr
+    assert not (tmp_path / "s.png").exists()
+
+
 def test_a_log_goes_only_when_there_is_another(folder, tmp_path):
     log, output = tmp_path / "o.log.parquet", tmp_path / "o.csv"
     log.write_text("precious")

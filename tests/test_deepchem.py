@@ -204,3 +204,27 @@ def test_without_deepchem_the_error_says_what_to_install() -> None:
     code = "import sys; sys.modules['deepchem'] = None; import molcmim; molcmim.deepchem"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "ImportError: molcmim.deepchem needs DeepChem: pip install 'deepchem>=2.8'" in run.stderr
+
+
+def test_sdf_loader_drops_bad_records(dc: Any, featurizer: Any, plain: Featurizer, tmp_path: Path) -> None:
+    with Chem.SDWriter(str(tmp_path / "m.sdf")) as writer:
+        for i, text in enumerate(SMILES):
+            mol = Chem.MolFromSmiles(text)
+            mol.SetProp("y", str(i))
+            writer.write(mol)
+    for sanitize in (True, False):
+        loader = dc.data.SDFLoader(["y"], featurizer=featurizer, sanitize=sanitize)
+        data = loader.create_dataset(str(tmp_path / "m.sdf"))
+        assert data.y.tolist() == [[float(i)] for i in range(len(SMILES))]
+        np.testing.assert_allclose(data.X, plain.featurize(SMILES), atol=1e-5)
+
+
+def test_unknown_labels_have_no_weight(door: Any, featurizer: Any) -> None:
+    loader = door.InMemoryLoader(["a", "b"], featurizer)
+    data = loader.create_dataset([("CCO", [1.0, np.nan]), ("CCN", [np.nan, np.nan]), ("C", [2.0, 3.0], [0.5, 2.0])])
+    assert data.y.tolist() == [[1, 0], [0, 0], [2, 3]]
+    assert data.w.tolist() == [[1, 0], [0, 0], [0.5, 2]]
+    one = door.InMemoryLoader(["a"], featurizer).create_dataset([("CCO", np.nan), ("CCN", 1.0)])
+    assert (one.y.tolist(), one.w.tolist()) == ([0, 1], [[0], [1]])
+    with pytest.raises(ValueError, match="row 0 is a list; give tuples of molecule, label, weight and id"):
+        loader.create_dataset([["CCO", 1.0]])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -87,6 +88,52 @@ def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "smiles,y,,\nC,1,,\nCC,,,\n",  # columns that were emptied
+        " smiles ,y\nC,1\nCC,\n",
+        "sep=;\nsmiles;y\nC;1\nCC;\n",
+        "sep=,\r\nsmiles,y\r\nC,1\r\nCC,\r\n",
+    ],
+)
+def test_what_spreadsheets_add_is_left_out(tmp_path: Path, text: str) -> None:
+    for name, data in (("m.csv", text), ("unicode.csv", text.replace(",", "\t").encode("utf-16"))):
+        path = write(tmp_path / name, data)
+        assert read(path) == [("C", "1"), ("CC", "")]
+        assert next(files.read_chunks(path)).table.column_names == ["smiles", "y"]
+
+
+def test_a_comma_in_quotes_separates_nothing(tmp_path: Path) -> None:
+    path = write(tmp_path / "m.csv", 'smiles;"Solubility, log S"\nC;1,5\n')
+    assert next(files.read_chunks(path)).table.to_pydict() == {"smiles": ["C"], "Solubility, log S": ["1,5"]}
+
+
+def test_an_index_of_pandas_is_a_column(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"smiles": ["C", "CC", "CCC"], "y": [1, 2, 3]}, index=[2, 0, 1])
+    frame.to_parquet(tmp_path / "m.parquet")
+    (chunk,) = files.read_chunks(tmp_path / "m.parquet")
+    found = chunk.table.to_pandas()
+    assert found.index.tolist() == [0, 1, 2]
+    assert found["y"].tolist() == [1, 2, 3]
+    assert found["__index_level_0__"].tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".TSV", ".parquet"])
+def test_frames_are_written_without_lists_in_text(tmp_path: Path, suffix: str) -> None:
+    frame = pd.DataFrame({"smiles": ["C", None], "error": [None, "bad"], "code": [None, np.zeros(3)]})
+    files.write_frame(frame.drop(columns="code"), tmp_path / "m", suffix)
+    written = (
+        pd.read_parquet(tmp_path / "m")
+        if suffix == ".parquet"
+        else pd.read_csv(tmp_path / "m", sep=None, engine="python")
+    )
+    pd.testing.assert_frame_equal(written, frame.drop(columns="code"), check_dtype=False)
+    if suffix != ".parquet":
+        with pytest.raises(ValueError, match=f"column code holds lists, which a {suffix} file does not"):
+            files.write_frame(frame, tmp_path / "m", suffix)
+
+
+@pytest.mark.parametrize(
     ("header", "found"),
     [
         ("id,Smiles,y", "Smiles"),
@@ -109,7 +156,9 @@ def test_smiles_column_is_found(tmp_path: Path, header: str, found: str) -> None
         ("m.csv", "smiles,y\nC,1\nCC\n", {}, r"m.csv, line 3: 1 fields, where the header has 2: 'CC'"),
         ("m.csv", 'smiles,y\n"C\nC",1\nCC,1,2\n', {}, "m.csv, line 4: 3 fields, where the header has 2"),
         ("m.csv", 'smiles,y\nC,"1\n', {}, "m.csv, line 2: unexpected end of data"),
-        ("m.csv", "smiles,y,y\nC,1,2\n", {}, "a column name stands twice in the header: smiles, y, y"),
+        ("m.csv", "smiles,y,y\nC,1,2\n", {}, "y is the name of more than one column; rename them"),
+        ("m.csv", "smiles,y,\nC,1,\nCC,2,x\n", {}, "m.csv, line 3: a value in a column without a name: .*'x'"),
+        ("m.csv", "smiles,,y\nC,,1\n", {}, "column 2 has no name in the first line, 'smiles,,y'"),
         ("m.csv", "", {}, "m.csv: no molecules in it"),
         ("m.csv", "smiles\n", {}, "m.csv: no molecules in it"),
         ("m.smi", "", {}, "m.smi: no molecules in it"),

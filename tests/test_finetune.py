@@ -380,7 +380,11 @@ def test_what_cannot_be_learned_is_said(tiny_checkpoint: Path) -> None:
     refused(r"values has shape \(5, 1\); expected .* each of the 2", np.zeros((5, 1)), targets=["a", "b"])
     refused("'y' is 1.0 in every row of the train part", np.ones((5, 1)), kind="binary", classes=["no", "yes"])
     refused("kind must be one of regression, binary, multiclass", np.zeros((5, 1)), kind="ranking")
-    refused("weights must be 3 finite numbers", np.arange(3.0)[:, None], weights=np.array([1.0, -1, 1]))
+    refused(
+        "weights must be finite and at least 0, not all 0; row 1 has -1.0",
+        np.arange(3.0)[:, None],
+        weights=np.array([1.0, -1, 1]),
+    )
     with pytest.raises(ValueError, match=r"none of the 5 row\(s\) of the valid part has a value"):
         finetune(tiny_checkpoint, SMILES, LOGP[:, None], (SMILES[:5], np.full((5, 1), np.nan)), choices=QUICK)
     two = np.array(LOGP)[:, None] > [0, 1]

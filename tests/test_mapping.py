@@ -85,6 +85,38 @@ def test_colours_and_what_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert legend.get_title().get_text() == "kind"
 
 
+def test_what_featurize_wrote_is_mapped_without_its_vectors(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"smiles": ["C" * n for n in range(2, 12)], "y": ["1", "<2", *"3456789", "10"]})
+    frame.to_csv(tmp_path / "in.csv", index=False)
+    common = ["--checkpoint", str(tiny_checkpoint)]
+    written = str(tmp_path / "both.parquet")
+    done = CliRunner().invoke(app, ["featurize", str(tmp_path / "in.csv"), "-o", written, *common])
+    assert done.exit_code == 0, done.output
+    output = str(tmp_path / "map.csv")
+    done = CliRunner().invoke(app, ["map", written, "-o", output, "--color", "y", "--method", "pca", *common])
+    assert done.exit_code == 0, done.output
+    found = pd.read_csv(output)
+    assert list(found) == ["smiles", "y", "map_1", "map_2", "error"]
+    assert found["y"].isna().to_numpy().nonzero()[0].tolist() == [1]  # <2 is no number, and has no colour
+    frame.assign(tags=[f"x{n}" for n in range(10)]).to_csv(tmp_path / "in.csv", index=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "CATEGORIES", 9)
+        done = CliRunner().invoke(app, ["map", str(tmp_path / "in.csv"), "-o", output, "--color", "tags", *common])
+    assert "tags holds 10 different texts, such as 'x0'; numbers, or up to 9 labels" in done.stderr
+
+
+def test_no_label_is_hidden_or_read_as_a_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, _: figures.append(figure))
+    values = pd.Series(["_neg", "$a_b", "a$ and b$"] * 4, dtype=object)
+    plots.plane(np.arange(24.0).reshape(12, 2), values, r"bad $\foo$", ("x", "y"), "$y", tmp_path / "x.png")
+    figures[0].draw_without_rendering()
+    (legend,) = figures[0].legends
+    assert sorted(text.get_text().strip() for text in legend.get_texts()) == [
+        r"\$a_b (4)", "_neg (4)", r"a\$ and b\$ (4)"
+    ]  # fmt: skip
+
+
 def test_labels_colour_and_columns_of_the_map_are_not_taken(tiny_checkpoint: Path, tmp_path: Path) -> None:
     table = pd.DataFrame({"smiles": ["CCO", "CCC", "c1ccccc1", "CCN", "CCCl"], "kind": ["a", "b", "a", "", "b"]})
     table.assign(error=range(5), many=[f">{i}" for i in range(5)]).to_csv(tmp_path / "t.csv", index=False)
@@ -102,5 +134,7 @@ def test_labels_colour_and_columns_of_the_map_are_not_taken(tiny_checkpoint: Pat
     assert "5 rows" in run()  # all alike
     table = pd.concat([table] * 5).assign(many=[f">{i}" for i in range(25)], map_2=0)
     table.to_csv(tmp_path / "t.csv", index=False)
-    assert "row 0, many: '>0' is no finite number" in run("--color", "many")
+    assert "many holds 25 different texts, such as '>0'; numbers, or up to 10 labels, have colours" in run(
+        "--color", "many"
+    )
     assert "has columns that a map adds: map_2; rename them first" in run()

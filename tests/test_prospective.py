@@ -76,9 +76,14 @@ def test_classes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "new.csv", index=False)
     done = predict(tmp_path / "m", tmp_path / "new.csv", "-o", tmp_path / "out.csv", "--measured", "phase")
     assert done.exit_code == 0, done.output
+    assert pd.read_csv(tmp_path / "out.metrics.csv")["positive"][0] == "oil"
     accuracy = (model.predict(SMILES[30:]) == labels[30:]).mean()
     assert pd.read_csv(tmp_path / "out.metrics.csv")["accuracy"][0] == pytest.approx(accuracy)
     assert (tmp_path / "out.confusion.png").read_bytes()[:8] == PNG
+    frame.replace({"phase": {"oil": "water"}}).to_csv(tmp_path / "new.csv", index=False)
+    done = predict(tmp_path / "m", tmp_path / "new.csv", "-o", tmp_path / "early.csv", "--measured", "phase")
+    assert "the model knows brine, oil, not water" in done.stderr
+    assert not (tmp_path / "early.csv").exists()  # nothing was predicted first
     pd.read_csv(tmp_path / "out.csv").replace({"phase": {"oil": "water"}}).to_csv(tmp_path / "out.csv", index=False)
     with pytest.raises(ValueError, match="the model knows brine, oil, not water"):
         assess(tmp_path / "m", tmp_path / "out.csv", ["phase"])

@@ -13,7 +13,7 @@ from rdkit import Chem
 from rdkit.Chem import Crippen
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError, SkipTestWarning
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import accuracy_score, get_scorer, r2_score, roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_val_predict
 from sklearn.utils import estimator_checks
 from stores import MOLECULES
@@ -130,6 +130,36 @@ def test_intervals_come_from_the_errors_of_the_valid_part(
         fitted.predict_interval(SMILES, 0.95)
     with pytest.raises(ValueError, match=r"the share of an interval must be above 0 and below 1, got 95\.0"):
         fitted.predict_interval(SMILES, 95.0)
+
+
+def test_rows_of_no_weight_change_nothing(regressor: MolCMIMRegressor) -> None:
+    rubbish = np.r_[LOGP, np.linspace(40, 60, 24)]
+    weights = np.r_[np.ones(48), np.full(24, 1e-9)]
+    order = np.random.RandomState(1).permutation(72)
+    everything = [*SMILES, *SMILES[:24]]
+    one = clone(regressor).set_params(ensemble=2, epochs=0, validation_fraction=0.4)
+    one.fit([everything[i] for i in order], rubbish[order], sample_weight=weights[order])
+    assert one.model_.task.center[0] == pytest.approx(LOGP.mean(), abs=0.3)
+    assert one.model_.task.scale[0] == pytest.approx(LOGP.std(), rel=0.3)
+    assert one.score(SMILES, LOGP) > 0
+    for wrong, said in (
+        (np.r_[1.0, -1, np.ones(46)], "row 1 has -1.0"),
+        (np.zeros(48), "no known value"),
+        (np.ones((48, 1)), r"one number a row, got shape \(48, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            clone(regressor).fit(SMILES, LOGP, sample_weight=wrong, valid=(SMILES[:5], LOGP[:5]))
+
+
+@pytest.mark.parametrize("targets", [2, 3])
+def test_scikit_learns_scorers_take_several_questions(targets: int, classifier: MolCMIMClassifier) -> None:
+    y = np.stack([bound < LOGP for bound in (0.5, 1.5, 2.5)[:targets]], 1).astype(int)
+    fitted = clone(classifier).set_params(epochs=0).fit(SMILES, y)
+    p = fitted.predict_proba(SMILES)
+    assert p.shape == (48, targets)
+    assert get_scorer("roc_auc")(fitted, SMILES, y) == pytest.approx(roc_auc_score(y, p))
+    assert cross_val_predict(clone(fitted), SMILES, y, cv=2, method="predict_proba").shape == (48, targets)
+    assert fitted.classes_.tolist() == [[0, 1]] * targets
 
 
 def test_several_targets_and_unknown_values(regressor: MolCMIMRegressor) -> None:

@@ -40,6 +40,7 @@ def test_decimal_commas_are_points(values: list) -> None:
         (["1,234", "0,5", "<2", None], [1.234, 0.5, np.inf, np.nan]),
         (["1,5", "2.5"], [np.inf, 2.5]),
         (["1,5", "n.d."], [1.5, np.inf]),
+        (["\N{MINUS SIGN}1.5", "-2", "\N{MINUS SIGN}1e-3"], [-1.5, -2, -1e-3]),
         (["1_0", "inf", "1e3", "0x1"], [np.inf, np.inf, 1000, np.inf]),
     ],
 )
@@ -65,7 +66,12 @@ def test_bad_values_may_count_as_unknown(tmp_path: Path) -> None:
     found = frame(tmp_path / "t.csv", "smiles,y\nC,1\nCC,<8\nCCC,\n", skip_bad=True)
     np.testing.assert_array_equal(found["y"], [1, np.nan, np.nan])
     assert found.attrs["bad_values"] == {1: "y: '<8' is no finite number"}
-    assert frame(tmp_path / "t.csv", "smiles,y\nC,a\nCC, NA\n", labels=True)["y"].tolist() == ["a", None]
+    text = "smiles,y\n" + "\n".join(
+        f"C,{label}" for label in ("a", " NA", "N/A", "#N/A", "None", "none", "nan", "null")
+    )
+    unknown = [None] * 7
+    assert frame(tmp_path / "t.csv", text, labels=True)["y"].tolist() == ["a", *unknown[:4], "none", *unknown[:2]]
+    assert frame(tmp_path / "t.csv", "smiles,y\nC,1\nC,#N/A\nC,NULL\n")["y"].isna().tolist() == [False, True, True]
 
 
 def test_a_spreadsheet_with_semicolons_has_decimal_commas(tmp_path: Path) -> None:
