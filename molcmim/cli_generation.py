@@ -37,7 +37,8 @@ MustHave = Annotated[
     list[str] | None, typer.Option(metavar="SMARTS", help="What each molecule must have; may be given several times.")
 ]
 MustNotHave = Annotated[
-    list[str] | None, typer.Option(metavar="SMARTS", help="What none may have; may be given several times.")
+    list[str] | None,
+    typer.Option(metavar="SMARTS", help="What none may have; . is a second fragment. May be given several times."),
 ]
 
 
@@ -246,7 +247,7 @@ def optimize(
     if weight and len(weight) != len(names):
         raise typer.BadParameter(f"{len(weight)} for {len(names)} of --oracle", param_hint="--weight")
     not_input(output, input)
-    rows: list[object] = [*(seeds or []), *(_molecules(input, column) if input else [])]
+    rows: list[object] = [*(seeds or []), *(_readable(input, column) if input else [])]
     log = output and output.with_suffix(".log.parquet")
     evaluations = generation.optimize(
         rows, {name: _oracle(name) for name in names}, calls=calls, min_similarity=min_similarity,
@@ -328,6 +329,17 @@ def _molecules(path: str, column: str | None) -> list[object]:
     from molcmim import files
 
     return [molecule for chunk in files.read_chunks(path, column) for molecule in chunk.smiles]
+
+
+def _readable(path: str, column: str | None) -> list[object]:
+    """Molecules of a file without those that cannot be read, which are counted."""
+    from molcmim import smiles
+
+    molecules = _molecules(path, column)
+    reasons = smiles.canonicalize(molecules)[1]
+    if bad := [f"row {row}, {reason}" for row, reason in enumerate(reasons) if reason]:
+        typer.echo(f"{path}: {len(bad):,} row(s) are left out; the first: {bad[0]}", err=True)
+    return [molecule for molecule, reason in zip(molecules, reasons, strict=True) if reason is None]
 
 
 def _deliver(frame: pd.DataFrame, output: Path | None, picture: bool, strip: bool = False) -> None:

@@ -173,7 +173,8 @@ def sample(
     not_seed : bool
         Keep none that is its seed.
     must_have, must_not_have : str or sequence of str
-        SMARTS; keep only molecules that match each of the first and none of the second.
+        SMARTS; keep only molecules that match each of the first and none of the second, where ``.`` is a second
+        fragment.
     max_draws : int, optional
         Codes to decode at most, for each seed; default 20 n.
 

@@ -100,7 +100,7 @@ def optimize(
     min_similarity : float
         Least Tanimoto similarity to the seed.
     must_have, must_not_have : str or sequence of str
-        SMARTS that every molecule but the seed must match, or must not, to be scored.
+        SMARTS that every molecule but the seed must match, or must not, to be scored; ``.``: a second fragment.
     target : float
         Score at which a seed's search ends.
     weights : mapping of str to float, optional

@@ -11,6 +11,9 @@ from rdkit.rdBase import BlockLogs
 
 from molcmim import smiles
 
+FRAGMENTS = "."
+"""What separates fragments in a SMILES."""
+
 
 class Substructures:
     """What is asked of a molecule.
@@ -18,7 +21,8 @@ class Substructures:
     Parameters
     ----------
     must_have, must_not_have : str or sequence of str
-        SMARTS; a molecule fits that has each of the first and none of the second.
+        SMARTS; a molecule fits that has each of the first and none of the second. Of these ``.``, which is no SMARTS,
+        is a second fragment.
 
     Raises
     ------
@@ -30,19 +34,21 @@ class Substructures:
         self.must_have, self.must_not_have = (
             [texts] if isinstance(texts, str) else list(texts or ()) for texts in (must_have, must_not_have)
         )
-        self.wanted, self.unwanted = (
-            [_query(text) for text in texts] for texts in (self.must_have, self.must_not_have)
-        )
+        self.whole = FRAGMENTS in self.must_not_have
+        unwanted = [text for text in self.must_not_have if text != FRAGMENTS]
+        self.wanted, self.unwanted = ([_query(text) for text in texts] for texts in (self.must_have, unwanted))
 
     def __bool__(self) -> bool:
-        return bool(self.wanted or self.unwanted)
+        return bool(self.wanted or self.unwanted or self.whole)
 
     def fit(self, molecules: Sequence[str | None]) -> Bool[np.ndarray, " n"]:
-        """Say which molecules (readable SMILES; None never fits) have what they must and nothing that they must not."""
+        """Say which molecules have what they must and nothing else; canonical SMILES, or None, which never fits."""
         return np.array([molecule is not None and self._fits(molecule) for molecule in molecules], bool)
 
     def _fits(self, molecule: str) -> bool:
-        if not self:
+        if self.whole and FRAGMENTS in molecule:
+            return False
+        if not (self.wanted or self.unwanted):
             return True
         with BlockLogs():
             mol = smiles.parse(molecule)

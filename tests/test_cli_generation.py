@@ -137,6 +137,15 @@ def test_an_input_is_not_written_over(folder, tmp_path):
     assert (table.read_bytes(), codes.read_bytes()) == held
 
 
+def test_seeds_that_cannot_be_read_are_left_out(folder, tmp_path):
+    (tmp_path / "seeds.csv").write_text("smiles\nC1CC\nCCO\nCCN\n")
+    done = run("optimize", "-i", tmp_path / "seeds.csv", "--calls", "3", "--must-not-have", ".", "-o",
+               tmp_path / "o.csv", "--no-picture", "--checkpoint", folder)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "seeds.csv: 1 row(s) are left out; the first: row 0, unclosed ring" in done.stderr
+    assert set(pd.read_csv(tmp_path / "o.csv")["seed"]) == {"CCO", "CCN"}
+
+
 def test_what_is_wrong_with_an_oracle_is_said(folder, tmp_path):
     (tmp_path / "mine.py").write_text("def score(molecules):\n    return [\n")
     done = run("optimize", "CCO", "--oracle", f"{tmp_path / 'mine.py'}:score", "--checkpoint", folder)

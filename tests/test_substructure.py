@@ -34,6 +34,13 @@ def test_nothing_asked_fits_every_molecule_and_no_molecule_never_fits() -> None:
     assert Substructures("C").fit([]).tolist() == []
 
 
+def test_one_fragment() -> None:
+    asked = Substructures(must_not_have=[".", "N"])
+    assert asked
+    assert asked.fit(["CCO", "CCO.C", "CN", None]).tolist() == [True, False, False, False]
+    assert Substructures("O", ".").fit(["CCO", "CCO.C", "CC"]).tolist() == [True, False, False]
+
+
 @pytest.mark.parametrize("text", ["", "C(", "[Qx]"])
 def test_what_is_no_smarts_is_named(text: str) -> None:
     with pytest.raises(ValueError, match="is no SMARTS that RDKit can read") as error:
