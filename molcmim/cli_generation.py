@@ -153,9 +153,9 @@ def interpolate(
 
 @app.command("neighbours")
 def neighbours(
-    query: Annotated[str, typer.Argument(help="SMILES of what is looked for.")],
+    query: Annotated[str, typer.Argument(help="SMILES of what is looked for, or a file of molecules, which all are.")],
     library: Molecules,
-    k: Annotated[int, typer.Option("-k", help="How many.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="How many for each.")] = 10,
     output: Output = None,
     picture: Picture = True,
     checkpoint: Checkpoint = "molcmim-small",
@@ -174,7 +174,7 @@ def neighbours(
     from molcmim.checkpoint import read_record, resolve
     from molcmim.embedding_files import read_embeddings, read_metadata
 
-    not_input(output, library)
+    not_input(output, library, query)
     chunks = list(files.read_chunks(library, column))
     known, embeddings = read_metadata(library), None
     left_out = {"embedding", "error"} if "embedding" in known else set()
@@ -188,7 +188,13 @@ def neighbours(
             embeddings = read_embeddings(library)
     molecules = [molecule for chunk in chunks for molecule in chunk.smiles]
     frame = generation.neighbours(
-        query, molecules, k, embeddings=embeddings, on_error="skip", checkpoint=checkpoint, device=device
+        _readable(query, None) if Path(query).is_file() else query,
+        molecules,
+        k,
+        embeddings=embeddings,
+        on_error="skip",
+        checkpoint=checkpoint,
+        device=device,
     )
     others = pa.concat_tables([chunk.table for chunk in chunks])
     others = others.select([name for name in others.column_names if name not in {chunks[0].column, *left_out}])

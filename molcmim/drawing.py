@@ -84,7 +84,7 @@ def draw_frame(frame: pd.DataFrame, path: str | os.PathLike[str], strip: bool = 
     molecules, legends = ([frame.attrs["query"]], ["query"]) if "query" in frame.attrs else ([], [])
     origin = None
     for row in rows:
-        for name in {"seed", "input"} & row.keys():
+        for name in {"seed", "input", "query"} & row.keys():
             if name == "input" or row[name] != origin:
                 molecules.append(row[name])
                 legends.append(name)

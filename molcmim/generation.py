@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -333,16 +333,17 @@ def neighbours(
     checkpoint: Checkpoint = "molcmim-small",
     device: Device = None,
 ) -> pd.DataFrame:
-    """Find the molecules of a library whose codes mu have the largest cosine with the query's.
+    """Find the molecules of a library whose codes mu have the largest cosine with a query's.
 
     Parameters
     ----------
-    query : str or Mol
-        What is looked for.
+    query : str or Mol, or iterable of them
+        What is looked for; of several, each has its rows, after each other, with its canonical SMILES in a column
+        ``query`` before the others.
     library : iterable of str or Mol
         Where.
     k : int
-        How many; all, if the library has fewer.
+        How many for each query; all, if the library has fewer.
     embeddings : ndarray of shape (n, z), optional
         Mean embeddings of the library by this checkpoint, if there are any; NaN where there is none. Then it need not
         be encoded, and a molecule without an embedding counts as one that cannot be.
@@ -360,14 +361,18 @@ def neighbours(
     Raises
     ------
     MoleculeError
-        If the query cannot be encoded.
+        If a query cannot be encoded.
     ValueError
-        If no molecule of the library can be encoded, or `embeddings` have another shape.
+        If there is no query, no molecule of the library can be encoded, or `embeddings` have another shape.
     """
     _at_least(1, k=k)
     space = Space(checkpoint, device)
-    sought = space.encode([query])
-    good_rows([query], sought.reasons, "raise")
+    several = isinstance(query, Iterable) and not isinstance(query, str)  # RDKit's Mol is not iterable
+    queries = as_rows(query)
+    if not queries:
+        raise ValueError("there is no query to look for")
+    sought = space.encode(queries)
+    good_rows(queries, sought.reasons, "raise")
     rows = as_rows(library)
     if embeddings is None:
         _, reasons, mu = space.encode(rows)
@@ -382,25 +387,28 @@ def neighbours(
             f"{reasons[0] if rows else 'none'}"
         )
     good = good_rows(rows, reasons, on_error, ("raise", "skip"))
-    X, z = mu[good], sought.mu[0]
-    cosine = X @ z / np.maximum(np.linalg.norm(X, axis=1) * np.linalg.norm(z), 1e-12)
-    nearest = np.argsort(-cosine, kind="stable")[:k]
-    found = [rows[row] for row in good[nearest]]
-    written, why = smiles.canonicalize(found)
-    good_rows(found, why, "raise")
-    canonical = [text or "" for text in written]
-    frame = pd.DataFrame(
-        {
+    X, frames = mu[good], []
+    length = np.linalg.norm(X, axis=1)
+    for text, z in zip(sought.smiles, sought.mu, strict=True):
+        cosine = X @ z / np.maximum(length * np.linalg.norm(z), 1e-12)
+        nearest = np.argsort(-cosine, kind="stable")[:k]
+        found = [rows[row] for row in good[nearest]]
+        written, why = smiles.canonicalize(found)
+        good_rows(found, why, "raise")
+        canonical = [text or "" for text in written]
+        columns = {
             "row": good[nearest],
-            "smiles": [row if isinstance(row, str) else text for row, text in zip(found, canonical, strict=True)],
+            "smiles": [row if isinstance(row, str) else own for row, own in zip(found, canonical, strict=True)],
             "valid": True,
             "canonical": canonical,
             "cosine": cosine[nearest],
             "log_prob": space.log_probability(canonical, z),
-            "similarity": smiles.similarities(sought.smiles[0], canonical),
+            "similarity": smiles.similarities(text, canonical),
         }
-    )
-    return _described(frame, space, query=sought.smiles[0], library=len(rows), skipped=len(rows) - len(good))
+        frames.append(pd.DataFrame({"query": text, **columns} if several else columns))
+    whose = {} if several else {"query": sought.smiles[0]}
+    frame = pd.concat(frames, ignore_index=True)
+    return _described(frame, space, **whose, library=len(rows), skipped=len(rows) - len(good))
 
 
 def _described(frame: pd.DataFrame, space: Space, **facts: Any) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from molcmim.datasets import Audit
 from molcmim.files import read_chunks, with_own_error
 from molcmim.finetune import Choices, finetune, judge
 from molcmim.tuned import SIMILARITY, PropertyModel, label_columns, output_columns
-from molcmim.values import BadValues, frame_of
+from molcmim.values import BadValues, frame_of, text_of
 
 WIDE = 1_000
 """Largest value of a target divided by its smallest, from which on a logarithm is advised."""
@@ -79,12 +79,12 @@ class Report:
 
 def _doubtful(rows: pd.DataFrame, target: str) -> list[str]:
     """Say which labels may be slips of the pen, or cannot be learned."""
-    labels = rows[target].astype(str).str.strip()
+    labels = rows[target].map(text_of).dropna()
     counts = labels.value_counts()
     found = []
     if rare := [f"{label} ({n})" for label, n in counts.items() if n < FEW_LABELS]:
         found.append(f"few rows have the label {', '.join(rare)}")
-    if untaught := sorted(set(counts.index) - set(labels[rows["part"] == "train"])):
+    if untaught := sorted(set(counts.index) - set(labels[rows["part"][labels.index] == "train"])):
         found.append(f"no row of the train part has the label {', '.join(untaught)}")
     alike = [sorted(group) for _, group in counts.index.to_series().groupby(counts.index.str.casefold())]
     found += [f"{' and '.join(group)} are different labels" for group in alike if len(group) > 1]

@@ -83,7 +83,7 @@ def frame_of(
     none_good = False
     for target, name in names.items():
         fields = itertools.chain.from_iterable(chunk.table.column(target).to_pylist() for chunk in chunks)
-        texts = [_text(field) for field in fields]
+        texts = [text_of(field) for field in fields]
         if labels:
             frame[name] = pd.Series(texts, dtype=object)
             continue
@@ -105,7 +105,8 @@ def frame_of(
     return frame
 
 
-def _text(field: object) -> str | None:
+def text_of(field: object) -> str | None:
+    """Return the text of a field, None if it stands for no value."""
     text = "" if field is None else str(field).strip()
     return None if text in UNKNOWN or text.lower() in ("", "nan", "na") else text
 

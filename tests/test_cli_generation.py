@@ -89,6 +89,11 @@ def test_commands_on_files(folder, tmp_path, monkeypatch):
     assert (found["row"].tolist(), found["name"].tolist()) == ([0, 2], ["ethanol", "benzene"])
     assert "3 rows, 1 of them bad and left out" in done.stderr
     assert png_size(tmp_path / "n.png") == (3 * 260, 220)
+    done = run("neighbours", table, table, "-k", 1, "-o", tmp_path / "all.csv", "--checkpoint", folder)
+    assert "1 row(s) are left out; the first: row 1, unclosed ring" in done.stderr
+    every = pd.read_csv(tmp_path / "all.csv")
+    assert (every["query"].tolist(), every["row"].tolist()) == (["CCO", "c1ccccc1"], [0, 2])
+    assert png_size(tmp_path / "all.png") == (4 * 260, 220)
     run("neighbours", "CCO", tmp_path / "e.parquet", "-o", tmp_path / "m.csv", "--checkpoint", folder)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "m.csv"), found, atol=1e-5)
     with monkeypatch.context() as patch:  # with other numbers in their place, these are believed

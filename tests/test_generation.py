@@ -311,6 +311,20 @@ def test_neighbours_are_those_of_brute_force(model):
     assert len(neighbours("CCO", FEW, 100, checkpoint=model)) == len(FEW)
 
 
+def test_several_queries_have_each_their_rows(model):
+    queries = [ASPIRIN, Chem.MolFromSmiles("OCC")]
+    frame = neighbours(iter(queries), FEW, 3, checkpoint=model)
+    assert frame["query"].tolist() == [ASPIRIN] * 3 + ["CCO"] * 3
+    for text, own in frame.groupby("query"):
+        alone = neighbours(text, FEW, 3, checkpoint=model)
+        pd.testing.assert_frame_equal(own.drop(columns="query").reset_index(drop=True), alone, atol=1e-5)
+    assert "query" not in frame.attrs
+    with pytest.raises(ValueError, match="there is no query to look for"):
+        neighbours([], FEW, checkpoint=model)
+    with pytest.raises(MoleculeError, match="'x'"):
+        neighbours(["C", "x"], FEW, checkpoint=model)
+
+
 def test_neighbours_of_a_library_that_is_embedded_already(model, monkeypatch):
     library = [*FEW, None, Chem.MolFromSmiles(ASPIRIN)]
     expected = neighbours("CCO", library, 5, on_error="skip", checkpoint=model)
