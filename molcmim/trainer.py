@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import os
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +213,14 @@ class PretrainTrainer(Trainer):
                 f"{self.args.output_dir} has are from before; lower learning_rate or max_grad_norm"
             )
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *args: Any, **kwargs: Any) -> None:
+        with _readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, *args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self._refuse_divergence()
         transformers_logging.disable_progress_bar()  # one per checkpoint, for its one file
@@ -225,6 +235,17 @@ class PretrainTrainer(Trainer):
                 self.moving.save(folder / MOVING_AVERAGE)
             os.sync()
             (folder / WHOLE).touch()
+
+
+@contextlib.contextmanager
+def _readable(folder: str | None) -> Iterator[None]:
+    """Say of a checkpoint that cannot be loaded which it is, and what to do; a run keeps two."""
+    try:
+        yield
+    except Exception as error:  # of safetensors, of pickle, or of torch's zip
+        raise ValueError(
+            f"{folder} is damaged ({error}); remove it, and the same command goes on from the one before"
+        ) from error
 
 
 class CurveCallback(TrainerCallback):

@@ -289,6 +289,17 @@ def test_a_run_without_its_record_does_not_go_on(copied, stores, lost):
         pretrain(*stores, copied, Recipe.load("tiny", **CHOICES))
 
 
+@pytest.mark.parametrize("damaged", ["model.safetensors", "optimizer.pt"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(copied, stores, damaged):
+    newest = newest_whole_checkpoint(copied)
+    os.truncate(newest / damaged, 1000)
+    with pytest.raises(ValueError, match=rf"{newest.name} is damaged \(.*; remove it, and the same command goes on"):
+        pretrain(*stores, copied, Recipe.load("tiny", **CHOICES))
+    shutil.rmtree(newest)
+    pretrain(*stores, copied, Recipe.load("tiny", **CHOICES))
+    assert checkpoint.read_record(copied / "model")["training"]["resumed_at_step"] == STEPS - 5
+
+
 def test_two_processes_do_not_train_in_one_folder(stores, tmp_path):
     command = [sys.executable, "-m", "molcmim.cli", "pretrain", str(stores[0]), "--valid", str(stores[1])]
     command += ["-o", str(tmp_path / "run"), "--recipe", "tiny", "--set", "batch_size=8", "--set", "steps=100000"]
