@@ -31,7 +31,8 @@ def assigned(choices: list[str] | None) -> dict[str, Any]:
 @app.command("finetune")
 def finetune(
     data: Annotated[
-        str, typer.Argument(help="Molecules and measured values: .csv, .tsv, .sdf (.gz), .parquet.", callback=there)
+        str,
+        typer.Argument(help="Molecules and measured values: .csv, .tsv, .sdf (.gz), .parquet, .xlsx.", callback=there),
     ],
     target: Annotated[list[str], typer.Option(help="Column to predict; may be given several times.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the model and its report.")],

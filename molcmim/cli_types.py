@@ -14,7 +14,7 @@ import typer
 
 P = TypeVar("P", str, Path, None)
 SUFFIXES = (".csv", ".tsv", ".parquet")
-MOLECULES = "Molecule file: .smi, .csv, .tsv, .sdf (.gz), .parquet; - for stdin."
+MOLECULES = "Molecule file: .smi, .csv, .tsv, .sdf (.gz), .parquet, .xlsx; - for stdin."
 
 
 def there(path: P) -> P:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from molcmim import sdf
+from molcmim import sdf, spreadsheet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,12 +35,13 @@ FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".xlsx": "xlsx",
     ".sdf": "sdf",
     ".sd": "sdf",
     ".mol": "sdf",
 }
 """Suffix -> format. `smi` is a SMILES a line, white space and a name after it if there is one, no header; `sdf` are
-MOL blocks with data items, each of which is a column, see ``molcmim.sdf``."""
+MOL blocks with data items, each of which is a column, see ``molcmim.sdf``; of an `xlsx` the first sheet is read."""
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 """Format -> what separates fields; in a `csv` whose header has no comma a semicolon or tab, if it has one."""
 CONVERT = "convert the file (spreadsheets can save CSV as UTF-8)"
@@ -88,7 +89,7 @@ def read_chunks(
     Parameters
     ----------
     path
-        ``-`` is standard input. All formats but Parquet may be compressed with gzip (.gz).
+        ``-`` is standard input. All formats but Parquet and Excel may be compressed with gzip (.gz).
     column
         Name of the SMILES column. Default: the one named "smiles", then "canonical_smiles", in any case; else
         the only one with "smiles" in its name.
@@ -103,13 +104,13 @@ def read_chunks(
         If the file cannot be opened.
     ValueError
         For an unknown format or column, no rows, a row with more or fewer fields than the header, bytes that
-        are not UTF-8, a damaged Parquet or gzip file. Names the file, and the row or line where there is one.
+        are not UTF-8, a damaged Parquet, Excel or gzip file. Names the file, and the row or line where there is one.
         What the file's beginning shows is raised by the call itself, not by the first chunk.
     """
     format = format or format_of(path)
     if format == "parquet":
         tables = _parquet_tables(path, chunk_rows)
-    elif format in DELIMITERS or format in ("smi", "sdf"):
+    elif format in DELIMITERS or format in ("smi", "sdf", "xlsx"):
         tables = _text_tables(path, format, chunk_rows)
     else:
         raise ValueError(f"unknown format {format!r}; known are {', '.join(sorted(set(FORMATS.values())))}")
@@ -188,6 +189,8 @@ def _text_tables(path: str | os.PathLike[str], format: str, chunk_rows: int) -> 
                 with _text(path) as lines:
                     names = sdf.item_names(lines)
                 rows = sdf.rows(stack.enter_context(_text(path)), names)
+            elif format == "xlsx":
+                rows = _sheet_rows(path)
             else:
                 rows = _delimited_rows(path, stack.enter_context(_text(path)), DELIMITERS[format])
             header = next(rows, [])
@@ -232,33 +235,42 @@ def _delimited_rows(path: str | os.PathLike[str], lines: io.TextIOWrapper, delim
     csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(itertools.chain([first], lines), delimiter=delimiter, strict=True)
     try:
-        header = [name.strip() for name in next(reader, [])]
-        width = len(header)
-        while header and not header[-1]:  # what a spreadsheet leaves of columns that were emptied
-            header.pop()
-        if re.search("[\udc80-\udcff]", "".join(header)):
-            raise ValueError(f"{path}: the header is not UTF-8 text; {CONVERT}: {header!a:.100}")
-        if "" in header:
-            raise ValueError(
-                f"{path}: column {header.index('') + 1} has no name in the first line, {first.strip()!r:.100}"
-            )
-        if twice := sorted({name for name in header if header.count(name) > 1}):
-            raise ValueError(f"{path}: {', '.join(twice)} is the name of more than one column; rename them")
-        yield header
-        for row in reader:
-            if len(row) == width and not any(row[len(header) :]):
-                yield row[: len(header)]
-            elif len(row) == width:
-                raise ValueError(f"{path}, line {reader.line_num}: a value in a column without a name: {row!r:.200}")
-            elif row:
-                raise ValueError(
-                    f"{path}, line {reader.line_num}: {len(row)} fields, where the header has {width}: "
-                    f"{delimiter.join(row)!r:.100}"
-                )
-            elif len(header) == 1:
-                yield [""]
+        yield from _under_header(path, ((reader.line_num, row) for row in reader))
     except csv.Error as error:
         raise ValueError(f"{path}, line {reader.line_num}: {error}") from error
+
+
+def _sheet_rows(path: str | os.PathLike[str]) -> Iterator[list[str]]:
+    if os.fspath(path) == "-":
+        raise ValueError("an Excel workbook is not read from standard input: name a file, not -")
+    filled = ((line, row if any(row) else []) for line, row in enumerate(spreadsheet.rows(path), 1))
+    return _under_header(path, filled)
+
+
+def _under_header(path: str | os.PathLike[str], lines: Iterator[tuple[int, list[str]]]) -> Iterator[list[str]]:
+    """Check numbered rows of fields against the first of them, the header, which comes first."""
+    header = [name.strip() for name in next(lines, (1, []))[1]]
+    said, width = ", ".join(header), len(header)
+    while header and not header[-1]:  # what a spreadsheet leaves of columns that were emptied
+        header.pop()
+    if re.search("[\udc80-\udcff]", said):
+        raise ValueError(f"{path}: the header is not UTF-8 text; {CONVERT}: {header!a:.100}")
+    if "" in header:
+        raise ValueError(f"{path}: column {header.index('') + 1} has no name in the first line, {said!r:.100}")
+    if twice := sorted({name for name in header if header.count(name) > 1}):
+        raise ValueError(f"{path}: {', '.join(twice)} is the name of more than one column; rename them")
+    yield header
+    for line, row in lines:
+        if len(row) == width and not any(row[len(header) :]):
+            yield row[: len(header)]
+        elif len(row) == width:
+            raise ValueError(f"{path}, line {line}: a value in a column without a name: {row!r:.200}")
+        elif row:
+            raise ValueError(
+                f"{path}, line {line}: {len(row)} fields, where the header has {width}: {', '.join(row)!r:.100}"
+            )
+        elif len(header) == 1:
+            yield [""]
 
 
 def _string_table(path: str | os.PathLike[str], header: list[str], rows: list[list[str]], first_row: int) -> pa.Table:
@@ -290,9 +302,11 @@ def count_rows(path: str | os.PathLike[str], format: str | None = None) -> int |
         return None  # whoever reads the file says what is wrong with it
 
 
-def _estimate(path: str | os.PathLike[str], format: str) -> int:
+def _estimate(path: str | os.PathLike[str], format: str) -> int | None:
     if format == "parquet":
         return pyarrow.parquet.read_metadata(path).num_rows
+    if format == "xlsx":  # whose rows are compressed
+        return None
     with open(path, "rb") as file:
         with gzip.open(file) if Path(path).suffix.lower() == ".gz" else contextlib.nullcontext(file) as stream:
             sample = stream.read(_SAMPLE)

@@ -158,7 +158,7 @@ def test_smiles_column_is_found(tmp_path: Path, header: str, found: str) -> None
         ("m.csv", 'smiles,y\nC,"1\n', {}, "m.csv, line 2: unexpected end of data"),
         ("m.csv", "smiles,y,y\nC,1,2\n", {}, "y is the name of more than one column; rename them"),
         ("m.csv", "smiles,y,\nC,1,\nCC,2,x\n", {}, "m.csv, line 3: a value in a column without a name: .*'x'"),
-        ("m.csv", "smiles,,y\nC,,1\n", {}, "column 2 has no name in the first line, 'smiles,,y'"),
+        ("m.csv", "smiles,,y\nC,,1\n", {}, "column 2 has no name in the first line, 'smiles, , y'"),
         ("m.csv", "", {}, "m.csv: no molecules in it"),
         ("m.csv", "smiles\n", {}, "m.csv: no molecules in it"),
         ("m.smi", "", {}, "m.smi: no molecules in it"),
@@ -166,9 +166,9 @@ def test_smiles_column_is_found(tmp_path: Path, header: str, found: str) -> None
         ("m.csv", "smiles,l\xf6slich\nC,1\n".encode("latin-1"), {}, "m.csv: the header is not UTF-8 text"),
         ("m.smi", b"C\n" * 3 + b"\xff\n", {"chunk_rows": 2}, r"row 3 \(counted from 0\) is not UTF-8"),
         ("m.parquet", "no", {}, "m.parquet: not a sound Parquet file"),
-        ("m.xlsx", "", {}, "m.xlsx: unknown suffix '.xlsx'; known are .smi, .*"),
+        ("m.xls", "", {}, "m.xls: unknown suffix '.xls'; known are .smi, .*"),
         ("m.gz", "", {}, "m.gz: unknown suffix ''"),
-        ("m.csv", "smiles\nC\n", {"format": "xls"}, "unknown format 'xls'; known are csv, parquet, sdf, smi, tsv"),
+        ("m.csv", "smiles\nC\n", {"format": "xls"}, "unknown format 'xls'; known are csv, parquet, sdf, smi"),
     ],
 )  # fmt: skip
 def test_errors_say_what_and_where(
