@@ -199,9 +199,9 @@ def parse_decoding(decoding: str) -> Search:
         al., arXiv 1904.09751); ``nucleus:1`` draws from p(x|z) itself. ``valid:10``: as ``greedy``, but where that
         gives no molecule, the most probable molecule among the strings of a beam of 10, if one of them is a
         molecule. ``nearest:10``: as ``valid:10``, but where the encoder gives that molecule another code, greedily
-        up to 10 times more, each time from a code moved against what was missed; of all these molecules the one
-        whose own code is nearest. For codes of molecules: a code that none has costs all 10. Without a number:
-        these ones.
+        up to 10 times more, each time from a code moved against what was missed, and then up to 3 times with a beam
+        of 10; of all these molecules the one whose own code is nearest. For codes of molecules: a code that none has
+        costs all of it. Without a number: these ones.
 
     Raises
     ------

@@ -16,7 +16,7 @@ from stores import MOLECULES, chain_rule, known
 from molcmim import decoding
 from molcmim.featurizer import Featurizer
 from molcmim.generation import decode
-from molcmim.space import Space
+from molcmim.space import BEAM_ROUNDS, Space
 
 FEW = ["CCO", "OCC", "c1ccccc1", "Cc1ccccc1", "CC(C)=O", "ClC(Cl)Cl", "Nc1ccccc1", "CS(C)=O"]
 
@@ -109,6 +109,16 @@ def test_codes_are_corrected_until_the_molecule_has_the_code(model):
             own = shaken.featurize(first["canonical"])[0] if first["valid"] else np.inf
             if (distance := np.linalg.norm(own - z[row])) < nearest:
                 best, nearest = first, distance
+        u = z[row].copy()
+        for _ in range(BEAM_ROUNDS if nearest < np.inf else 0):
+            if nearest < 1e-3:
+                break
+            beam = Space(shaken)._judged(u[None], decoding.beam_search(10, 10), np.random.default_rng(0))
+            own = shaken.featurize(list(beam["canonical"]), on_error="nan")
+            distances = np.where(beam["valid"], np.linalg.norm(own - z[row], axis=1), np.inf)
+            if (distance := distances.min()) < nearest:
+                best, nearest = beam.loc[distances.argmin()], distance
+            u += 0.3 * (z[row] - own[distances.argmin()] if distance < np.inf else z[row] - u)
         assert frames["nearest:4"]["smiles"][row] == best["smiles"]
 
 
