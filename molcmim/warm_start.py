@@ -120,7 +120,7 @@ def closed_form(network: PropertyNetwork, problem: Problem, valid: Labelled, kin
     float
         The valid loss.
     """
-    head, X = network.head.eval(), problem.features
+    head, X = network.eval().head, problem.features  # what `run` finds so, it leaves so
     head.center.copy_(X.mean(0))
     head.scale.copy_(X.std(0, correction=0).clamp_min(1e-6))
     valid_X = torch.from_numpy(run(network, valid.spelled, features=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pickle
@@ -366,6 +367,20 @@ def test_the_head_may_read_descriptors(tiny_checkpoint: Path, tmp_path: Path) ->
 def test_wrong_choices(choice: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Choices(**choice)
+
+
+def test_rows_of_no_weight_choose_nothing(tiny_checkpoint: Path) -> None:
+    y, rubbish = LOGP[:, None], np.r_[LOGP[30:], 50.0, -60.0][:, None]
+    choices = dataclasses.replace(QUICK, ensemble=2, descriptors=False)
+    clean = finetune(tiny_checkpoint, SMILES[:30], y[:30], (SMILES[30:], y[30:]), choices=choices)
+    valid = [*SMILES[30:], *SMILES[:2]], rubbish
+    weights = np.r_[np.ones(18), 0, 0]
+    ours = finetune(tiny_checkpoint, SMILES[:30], y[:30], valid, valid_weights=weights, choices=choices)
+    for mine, theirs in zip(ours.training["history"], clean.training["history"], strict=True):
+        assert [row["valid_loss"] for row in mine] == pytest.approx([row["valid_loss"] for row in theirs])
+    np.testing.assert_allclose(ours.task.spread, clean.task.spread, rtol=1e-4)
+    np.testing.assert_allclose(ours.valid_errors[:18], clean.valid_errors, rtol=1e-4)
+    assert np.isnan(ours.valid_errors[18:]).all()
 
 
 def test_what_cannot_be_learned_is_said(tiny_checkpoint: Path) -> None:

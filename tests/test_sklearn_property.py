@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,6 +131,18 @@ def test_intervals_come_from_the_errors_of_the_valid_part(
         fitted.predict_interval(SMILES, 0.95)
     with pytest.raises(ValueError, match=r"the share of an interval must be above 0 and below 1, got 95\.0"):
         fitted.predict_interval(SMILES, 95.0)
+
+
+def test_weights_go_where_their_rows_go(regressor: MolCMIMRegressor, monkeypatch: Any) -> None:
+    given = dict(zip(SMILES, np.linspace(0.5, 2, 48), strict=True))
+
+    def captured(_: Any, smiles: Any, y: Any, valid: Any, *, weights: Any, valid_weights: Any, **__: Any) -> Any:
+        assert [given[one] for one in smiles] == weights.tolist()
+        assert [given[one] for one in valid[0]] == valid_weights.tolist()
+        return SimpleNamespace(training={})
+
+    monkeypatch.setattr(finetune, "finetune", captured)
+    clone(regressor).fit(SMILES, LOGP, sample_weight=list(given.values()))
 
 
 def test_rows_of_no_weight_change_nothing(regressor: MolCMIMRegressor) -> None:
