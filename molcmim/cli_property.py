@@ -39,7 +39,7 @@ def finetune(
     split: Annotated[
         str,
         typer.Option(
-            help="80 % train, 10 % valid, 10 % test: random; scaffold, or cluster (of fingerprints), which stay "
+            help="Into train, valid and test: random; scaffold, or cluster (of fingerprints), which stay "
             "together; or stratified, by the target: as many of each class, or range of values, as their shares allow."
         ),
     ] = "random",
@@ -53,6 +53,13 @@ def finetune(
             "that of the SMILES keeps equal molecules together."
         ),
     ] = None,
+    split_sizes: Annotated[
+        tuple[float, float, float],
+        typer.Option(
+            metavar="TRAIN VALID TEST",
+            help="Shares of the rows; 0.9 0.1 0 for a last model, when nothing is to be tested.",
+        ),
+    ] = (0.8, 0.1, 0.1),
     classify: Annotated[bool, typer.Option("--classify", help="The values are classes, any labels.")] = False,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad-values", help="Values that are no numbers, such as <5, count as unknown.")
@@ -92,7 +99,7 @@ def finetune(
     settings |= {} if epochs is None else {"epochs": epochs}
     report = tuning_report.finetune_table(
         data, list(dict.fromkeys(target)), output, split=split, split_column=split_column,
-        group_column=group_column, seed=seed, column=column, classify=classify, skip_bad=skip_bad,
+        group_column=group_column, sizes=split_sizes, seed=seed, column=column, classify=classify, skip_bad=skip_bad,
         checkpoint=checkpoint, choices=Choices.of({**settings, **assigned(choices)}), device=device, restart=restart,
         progress=sys.stderr.isatty(),
     )  # fmt: skip

@@ -67,6 +67,8 @@ class Report:
         valid = self.model.training["rows"]["valid"]
         if valid < FEW_VALID and self.model.training["choices"]["epochs"]:
             found.append(f"only {valid} molecule(s), the valid part, choose the epoch; --epochs 0 leaves no choice")
+        if not (self.predictions["part"] == "test").any():
+            found.append("there is no test part; errors of the valid part, which chose the epoch, are too low")
         for target in self.model.task.targets if self.model.task.kind == "regression" else ():
             values = pd.to_numeric(self.predictions[target], "coerce")
             if values.min() > 0 and values.max() > WIDE * values.min():
@@ -99,6 +101,7 @@ def finetune_table(
     split: str = "random",
     split_column: str | None = None,
     group_column: str | None = None,
+    sizes: tuple[float, float, float] = splits.SIZES,
     seed: int = 0,
     column: str | None = None,
     classify: bool = False,
@@ -122,7 +125,7 @@ def finetune_table(
         Columns; an empty field is an unknown value.
     output
         Folder.
-    split, seed
+    split, sizes, seed
         See :func:`molcmim.splits.split`; "stratified" goes by the target, of which there is one then. The test part
         is looked at once, for the report.
     split_column
@@ -172,11 +175,11 @@ def finetune_table(
         keys: list[Hashable] = [row if written[row] in (None, "") else str(written[row]) for row in rows.tolist()]
         if group_column == chunks[0].column:
             keys = [*splits.canonical(seen["smiles"].tolist())]
-        parts, how = splits.split(seen, "group", seed, groups=keys), f"by {group_column}"
+        parts, how = splits.split(seen, "group", seed, groups=keys, sizes=sizes), f"by {group_column}"
     else:
         if split == "stratified" and len(targets) > 1:
             raise ValueError(f"a stratified split is by one target, not by {', '.join(targets)}; take another split")
-        parts, how = splits.split(seen, split, seed, targets[0]), split
+        parts, how = splits.split(seen, split, seed, targets[0], sizes=sizes), split
     kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
     predictions = with_own_error(table).to_pandas()
     spread = choices is not None and choices.ensemble > 1

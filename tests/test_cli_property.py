@@ -243,6 +243,15 @@ def test_parts_and_choices_of_ones_own(tiny_checkpoint: Path, tmp_path: Path) ->
     assert command(*arguments).exit_code == 1
     assert command(*arguments, "--ensemble", 2, "--restart").exit_code == 0  # its calibration is of the valid part
     assert (tmp_path / "m" / "model.safetensors").stat().st_mode & 0o777 == 0o644
+    last = command(*arguments[:4], *arguments[6:-1], tmp_path / "last", "--split-sizes", "0.75", "0.25", "0")
+    assert last.exit_code == 0, last.output
+    assert "there is no test part; errors of the valid part" in last.stderr
+    found = pd.read_csv(tmp_path / "last" / "predictions.csv")
+    assert found["part"].value_counts().to_dict() == {"train": 36, "valid": 12}
+    assert (
+        "of train, valid and test must add to 1"
+        in command(*arguments[:4], "-o", tmp_path / "x", "--split-sizes", "0.75", "0.2", "0.15").stderr
+    )
 
 
 def test_classes_by_scaffold(tiny_checkpoint: Path, tmp_path: Path) -> None:

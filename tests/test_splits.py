@@ -60,6 +60,28 @@ def test_random_split_is_the_protocols() -> None:
         splits.split(data, "scaffold")
 
 
+SIZES = [(0.8, 0.1, 0.1), (0.9, 0.1, 0.0), (0.7, 0.2, 0.1), (0.5, 0.25, 0.25), (1 / 3, 1 / 3, 1 / 3), (0.85, 0.15, 0.0)]
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("method", splits.METHODS)
+def test_parts_have_the_sizes_asked_for(method: str, sizes: tuple[float, float, float], shared_data: Path) -> None:
+    data = datasets.load("esol", shared_data / "moleculenet").iloc[:240]
+    parts = splits.split(data, method, 5, groups=[i // 2 for i in range(240)], sizes=sizes)
+    assert sorted(np.concatenate(parts)) == list(range(240))
+    within = {"random": 1, "stratified": 4, "group": 2}.get(method, 8)
+    assert [len(part) for part in parts] == pytest.approx([240 * size for size in sizes], abs=within)
+    assert bool(len(parts.test)) == bool(sizes[2])
+
+
+@pytest.mark.parametrize(
+    "sizes", [(0.8, 0.1, 0.2), (1.0, 0.0, 0.0), (0.0, 0.5, 0.5), (0.9, 0.2, -0.1), (80.0, 10.0, 10.0)]
+)
+def test_impossible_sizes(sizes: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match=f"must add to 1, train's and valid's above 0, got {sizes[0]}, {sizes[1]}"):
+        splits.split(pd.DataFrame({"smiles": ["C"] * 40}), sizes=sizes)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # which only clears the environment
 @given(st.lists(st.integers(1, 45), min_size=2, max_size=4), st.integers(0, 100))
 def test_a_stratified_split_deals_each_class(sizes: list[int], seed: int) -> None:
