@@ -231,6 +231,10 @@ def optimize(
     method: Annotated[str, typer.Option(help="cma, or a baseline: perturbation, best-of-n.")] = "cma",
     radius: Annotated[float, typer.Option(help="Standard deviation of the noise at the start.")] = 0.5,
     top: Annotated[int, typer.Option(min=1, help="Molecules to write for each seed, the best first.")] = 5,
+    top_similarity: Annotated[
+        float,
+        typer.Option(help="Those written are less similar to each other than this (Tanimoto); 1: however similar."),
+    ] = 1.0,
     output: Output = None,
     picture: Picture = True,
     restart: Restart = False,
@@ -262,7 +266,7 @@ def optimize(
         method=method, radius=radius, log=log, restart=restart, decoding=decoding,
         random_state=random_state, checkpoint=checkpoint, device=device,
     )  # fmt: skip
-    _deliver(generation.best(evaluations, top), output, picture)
+    _deliver(generation.best(evaluations, top, top_similarity), output, picture)
     if output and picture:
         generation_plots.trajectory(evaluations, output.with_suffix(".trajectory.png"))
     cost = evaluations.attrs

@@ -229,8 +229,17 @@ def optimize(
     return _evaluations(record, runs, settings, asked_for, space.featurizer.name)
 
 
-def best(evaluations: pd.DataFrame, k: int = 1) -> pd.DataFrame:
+def best(evaluations: pd.DataFrame, k: int = 1, max_similarity: float = 1.0) -> pd.DataFrame:
     """Pick the `k` best molecules of each seed.
+
+    Parameters
+    ----------
+    evaluations
+        What :func:`optimize` returned.
+    k
+        Molecules.
+    max_similarity
+        Below 1, a molecule is left out whose Tanimoto similarity to a better one that is picked is at least this.
 
     Returns
     -------
@@ -240,7 +249,12 @@ def best(evaluations: pd.DataFrame, k: int = 1) -> pd.DataFrame:
     """
     scored = evaluations[evaluations["score"].notna()]
     first = evaluations[evaluations["call"] == 1].set_index("seed")["score"]
-    order = scored.sort_values("score", ascending=False, kind="stable").groupby("seed", sort=False).head(k)
+    order = scored.sort_values("score", ascending=False, kind="stable")
+    if max_similarity < 1:
+        groups = [group for _, group in order.groupby("seed", sort=False)]
+        apart = [group.iloc[smiles.leaders(group["canonical"].tolist(), max_similarity)] for group in groups]
+        order = pd.concat([order.iloc[:0], *apart])
+    order = order.groupby("seed", sort=False).head(k)
     rank = {seed: i for i, seed in enumerate(first.index)}
     frame = order.sort_values("seed", key=lambda names: names.map(rank), kind="stable").reset_index(drop=True)
     frame = frame.drop(columns=["best", "error"])

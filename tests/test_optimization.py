@@ -235,6 +235,14 @@ def test_best_picks_the_highest_of_each_seed(run) -> None:
         scores = frame[frame["seed"] == seed]["score"]
         assert list(own["score"]) == sorted(scores, reverse=True)[:3]
         np.testing.assert_array_equal(own["gain"], own["score"] - scores.iloc[0])
+    apart = best(frame, 3, max_similarity=0.5)
+    for seed, own in apart.groupby("seed"):
+        for i, molecule in enumerate(own["canonical"]):
+            assert (similarities(molecule, own["canonical"][:i].tolist()) < 0.5).all()
+        better = frame[(frame["seed"] == seed) & (frame["score"] > own["score"].iloc[1])]["canonical"].tolist()
+        assert (similarities(own["canonical"].iloc[0], better) >= 0.5).all()  # each that was passed over
+    assert list(apart["seed"]) == list(found["seed"])
+    assert set(apart["canonical"]) != set(found["canonical"])
 
 
 def test_every_code_is_in_the_log_and_a_second_call_reads_it(run, tmp_path, decoded) -> None:
