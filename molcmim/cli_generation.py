@@ -31,6 +31,8 @@ from molcmim.cli_types import (
 if TYPE_CHECKING:
     import pandas as pd
 
+    from molcmim.files import Chunk
+
 app = typer.Typer()
 Picture = Annotated[bool, typer.Option(help="Draw the molecules beside OUTPUT, as a .png.")]
 MustHave = Annotated[
@@ -164,11 +166,12 @@ def neighbours(
 ) -> None:
     """Find the molecules of a file that are nearest to a query in the latent space.
 
-    `row` is the row of LIBRARY, counted from 0 (a header is none), whose other columns follow; `log_prob` is in nats.
+    `row` is the row of LIBRARY, counted from 0 (a header is none), whose other columns follow, as do those of a file of
+    queries, query_...; `log_prob` is in nats.
     A LIBRARY that `molcmim featurize` wrote as .parquet, mean embeddings of the same column by the same checkpoint, is
     not embedded again.
     """
-    import pyarrow as pa
+    import os.path
 
     from molcmim import files, generation
     from molcmim.checkpoint import read_record, resolve
@@ -177,7 +180,6 @@ def neighbours(
     not_input(output, library, query)
     chunks = list(files.read_chunks(library, column))
     known, embeddings = read_metadata(library), None
-    left_out = {"embedding", "error"} if "embedding" in known else set()
     if known.get("embedding") == "mean":
         asked = {"weights_sha256": read_record(resolve(checkpoint))["weights_sha256"], "read_from": chunks[0].column,
                  "canonicalize": True, "standardize": False}  # fmt: skip
@@ -187,8 +189,9 @@ def neighbours(
         else:
             embeddings = read_embeddings(library)
     molecules = [molecule for chunk in chunks for molecule in chunk.smiles]
+    queries = list(files.read_chunks(query)) if os.path.isfile(query) else None  # Path's fails for a long SMILES
     frame = generation.neighbours(
-        _readable(query, None) if Path(query).is_file() else query,
+        query if queries is None else [molecule for chunk in queries for molecule in chunk.smiles],
         molecules,
         k,
         embeddings=embeddings,
@@ -196,11 +199,14 @@ def neighbours(
         checkpoint=checkpoint,
         device=device,
     )
-    others = pa.concat_tables([chunk.table for chunk in chunks])
-    others = others.select([name for name in others.column_names if name not in {chunks[0].column, *left_out}])
-    for name, values in others.take(frame["row"].to_numpy()).to_pydict().items():
+    for name, values in _others(library, chunks, frame["row"]).items():
         frame[f"library_{name}" if name in frame else name] = values
+    for name, values in _others(query, queries, frame["query_row"]).items() if queries else ():
+        frame[f"query_{name}"] = values
     _deliver(frame, output, picture)
+    if missed := frame.attrs.get("queries_skipped"):
+        row, reason = next(iter(missed.items()))
+        typer.echo(f"{query}: {len(missed):,} row(s) are left out; the first: row {row}, {reason}", err=True)
     typer.echo(f"{frame.attrs['library']:,} rows, {frame.attrs['skipped']:,} of them bad and left out", err=True)
 
 
@@ -339,6 +345,19 @@ def _molecules(path: str, column: str | None) -> list[object]:
     from molcmim import files
 
     return [molecule for chunk in files.read_chunks(path, column) for molecule in chunk.smiles]
+
+
+def _others(path: str, chunks: list[Chunk], rows: pd.Series) -> dict[str, list[Any]]:
+    """Rows of a file's columns: all but that of the SMILES, and those that `molcmim featurize` adds."""
+    import pyarrow as pa
+
+    from molcmim.embedding_files import read_metadata
+
+    known = {chunks[0].column, *(["embedding", "error"] if "embedding" in read_metadata(path) else [])}
+    table = pa.concat_tables([chunk.table for chunk in chunks])
+    others = table.select([name for name in table.column_names if name not in known])
+    found: dict[str, list[Any]] = others.take(rows.to_numpy()).to_pydict()
+    return found
 
 
 def _readable(path: str, column: str | None) -> list[object]:

@@ -50,8 +50,10 @@ def writable(output: Path | None) -> Path | None:
 
 def not_input(output: Path | None, *inputs: str | Path | None) -> None:
     """Refuse to write over what is read."""
-    for path in (Path(path) for path in inputs if path is not None):
-        if output is not None and output.exists() and path.exists() and output.samefile(path):
+    if output is None or not output.exists():
+        return
+    for path in inputs:
+        if path is not None and os.path.exists(path) and os.path.samefile(output, path):  # Path's fails for long SMILES
             raise typer.BadParameter(f"{output} is the input; name another file", param_hint="--output")
 
 

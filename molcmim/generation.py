@@ -338,8 +338,8 @@ def neighbours(
     Parameters
     ----------
     query : str or Mol, or iterable of them
-        What is looked for; of several, each has its rows, after each other, with its canonical SMILES in a column
-        ``query`` before the others.
+        What is looked for; of several, each has its rows, after each other, with its number, from 0, and its canonical
+        SMILES in columns ``query_row`` and ``query`` before the others.
     library : iterable of str or Mol
         Where.
     k : int
@@ -348,8 +348,9 @@ def neighbours(
         Mean embeddings of the library by this checkpoint, if there are any; NaN where there is none. Then it need not
         be encoded, and a molecule without an embedding counts as one that cannot be.
     on_error : {"raise", "skip"}
-        What to do about molecules of the library that cannot be encoded: raise a MoleculeError that names them, or
-        leave them out; ``attrs["skipped"]`` counts them.
+        What to do about molecules of the library, and of several queries, that cannot be encoded: raise a
+        MoleculeError that names them, or leave them out; ``attrs["skipped"]`` counts those of the library,
+        ``attrs["queries_skipped"]`` is the reasons of queries by their number.
 
     Returns
     -------
@@ -361,9 +362,9 @@ def neighbours(
     Raises
     ------
     MoleculeError
-        If a query cannot be encoded.
+        If the only query cannot be encoded.
     ValueError
-        If there is no query, no molecule of the library can be encoded, or `embeddings` have another shape.
+        If there is no query, or no molecule of the library, that can be encoded, or `embeddings` have another shape.
     """
     _at_least(1, k=k)
     space = Space(checkpoint, device)
@@ -372,7 +373,9 @@ def neighbours(
     if not queries:
         raise ValueError("there is no query to look for")
     sought = space.encode(queries)
-    good_rows(queries, sought.reasons, "raise")
+    asked = good_rows(queries, sought.reasons, on_error if several else "raise", ("raise", "skip"))
+    if not len(asked):
+        raise ValueError(f"none of {len(queries):,} queries can be encoded; the first: {sought.reasons[0]}")
     rows = as_rows(library)
     if embeddings is None:
         _, reasons, mu = space.encode(rows)
@@ -389,7 +392,8 @@ def neighbours(
     good = good_rows(rows, reasons, on_error, ("raise", "skip"))
     X, frames = mu[good], []
     length = np.linalg.norm(X, axis=1)
-    for text, z in zip(sought.smiles, sought.mu, strict=True):
+    for number in asked.tolist():
+        text, z = sought.smiles[number], sought.mu[number]
         cosine = X @ z / np.maximum(length * np.linalg.norm(z), 1e-12)
         nearest = np.argsort(-cosine, kind="stable")[:k]
         found = [rows[row] for row in good[nearest]]
@@ -405,8 +409,9 @@ def neighbours(
             "log_prob": space.log_probability(canonical, z),
             "similarity": smiles.similarities(text, canonical),
         }
-        frames.append(pd.DataFrame({"query": text, **columns} if several else columns))
-    whose = {} if several else {"query": sought.smiles[0]}
+        frames.append(pd.DataFrame({"query_row": number, "query": text, **columns} if several else columns))
+    missed = {row: reason for row, reason in enumerate(sought.reasons) if reason is not None}
+    whose = {"queries_skipped": missed} if several else {"query": sought.smiles[0]}
     frame = pd.concat(frames, ignore_index=True)
     return _described(frame, space, **whose, library=len(rows), skipped=len(rows) - len(good))
 

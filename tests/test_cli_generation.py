@@ -93,7 +93,10 @@ def test_commands_on_files(folder, tmp_path, monkeypatch):
     assert "1 row(s) are left out; the first: row 1, unclosed ring" in done.stderr
     every = pd.read_csv(tmp_path / "all.csv")
     assert (every["query"].tolist(), every["row"].tolist()) == (["CCO", "c1ccccc1"], [0, 2])
+    assert (every["query_row"].tolist(), every["query_name"].tolist()) == ([0, 2], ["ethanol", "benzene"])
     assert png_size(tmp_path / "all.png") == (4 * 260, 220)
+    long = run("neighbours", "C" * 600, table, "-o", tmp_path / "n.csv", "--checkpoint", folder)
+    assert "602 tokens" in long.stderr
     run("neighbours", "CCO", tmp_path / "e.parquet", "-o", tmp_path / "m.csv", "--checkpoint", folder)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "m.csv"), found, atol=1e-5)
     with monkeypatch.context() as patch:  # with other numbers in their place, these are believed

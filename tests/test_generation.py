@@ -317,12 +317,20 @@ def test_several_queries_have_each_their_rows(model):
     assert frame["query"].tolist() == [ASPIRIN] * 3 + ["CCO"] * 3
     for text, own in frame.groupby("query"):
         alone = neighbours(text, FEW, 3, checkpoint=model)
-        pd.testing.assert_frame_equal(own.drop(columns="query").reset_index(drop=True), alone, atol=1e-5)
+        own = own.drop(columns=["query_row", "query"]).reset_index(drop=True)
+        pd.testing.assert_frame_equal(own, alone, atol=1e-5)
     assert "query" not in frame.attrs
     with pytest.raises(ValueError, match="there is no query to look for"):
         neighbours([], FEW, checkpoint=model)
     with pytest.raises(MoleculeError, match="'x'"):
         neighbours(["C", "x"], FEW, checkpoint=model)
+    some = neighbours(["x", *queries, "C1CC"], FEW, 3, on_error="skip", checkpoint=model)
+    assert some["query_row"].tolist() == [1] * 3 + [2] * 3
+    assert some.attrs["queries_skipped"].keys() == {0, 3}
+    assert some.attrs["queries_skipped"][3] == "unclosed ring"
+    pd.testing.assert_frame_equal(some.assign(query_row=some["query_row"] - 1), frame, atol=1e-5)
+    with pytest.raises(ValueError, match="none of 1 queries can be encoded; the first: unclosed ring"):
+        neighbours(["C1CC"], FEW, on_error="skip", checkpoint=model)
 
 
 def test_neighbours_of_a_library_that_is_embedded_already(model, monkeypatch):
