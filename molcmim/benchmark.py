@@ -32,6 +32,7 @@ from molcmim.atomic import atomic_path
 from molcmim.datasets import DATASETS, Split
 from molcmim.featurizer import EMBEDDINGS, Featurizer
 from molcmim.predictors import PREDICTORS
+from molcmim.splits import canonical
 
 SEEDS = {"random": 5, "scaffold": 1, "cluster": 5}
 """Kind of split -> how many of it there are."""
@@ -41,6 +42,20 @@ CHUNK = 100
 """Molecules whose classical features one process computes at a time."""
 LITTLE = 10_000
 """Molecules of all fits together below which starting processes takes longer than fitting."""
+
+
+def of_spellings(part: str) -> tuple[str, int]:
+    """Read the name of features: ``both:9`` is an embedding, averaged over nine spellings of each molecule."""
+    name, colon, spellings = part.partition(":")
+    if not colon:
+        return part, 1
+    if name not in EMBEDDINGS or not spellings.isdecimal() or int(spellings) < 1:
+        raise ValueError(f"{part!r} is no embedding of several spellings, such as both:9")
+    return name, int(spellings)
+
+
+def _filename(name: str) -> str:
+    return name.replace(":", "x")  # which Windows keeps for itself
 
 
 class Table(NamedTuple):
@@ -93,7 +108,7 @@ class Task(NamedTuple):
     @property
     def file(self) -> str:
         """Name of the file that keeps the fit."""
-        return "-".join(str(field) for field in self if field != "") + ".json"
+        return _filename("-".join(str(field) for field in self if field != "") + ".json")
 
 
 @dataclass(frozen=True)
@@ -108,7 +123,7 @@ class Plan:
         *("mean", "informative", "both"), *smiles.FINGERPRINTS, "rdkit2d+morgan", "both+rdkit2d",
     )  # fmt: skip
     """Embeddings (by default those that every checkpoint has), names of :data:`molcmim.smiles.FINGERPRINTS`, names of
-    `extra`; several side by side with +, which then count alike."""
+    `extra`; several side by side with +, which then count alike. An embedding averaged over spellings is mean:9."""
     heads: Sequence[str] = tuple(downstream.HEADS)
     """Of :data:`molcmim.downstream.HEADS`."""
     checkpoints: Sequence[str] = ("molcmim-small",)
@@ -135,10 +150,11 @@ class Plan:
             If a predictor's packages are not installed; says how to.
         """
         parts = [part for name in self.features for part in name.split("+")]
+        names_of = [of_spellings(part)[0] for part in parts]
         for what, names, known in (
             ("data set", self.datasets, DATASETS),
             ("split", self.splits, SEEDS),
-            ("features", parts, (*EMBEDDINGS, *smiles.FINGERPRINTS, *self.extra_files)),
+            ("features", names_of, (*EMBEDDINGS, *smiles.FINGERPRINTS, *self.extra_files)),
             ("head", self.heads, downstream.HEADS),
         ):
             if unknown := [name for name in names if name not in known]:
@@ -203,7 +219,7 @@ class Plan:
     def models(self, features: str) -> Iterable[str]:
         """Name the checkpoints that features are computed with, or a predictor starts from: ``[""]`` if none."""
         pretrained = {*EMBEDDINGS, *(name for name, known in PREDICTORS.items() if known.pretrained)}
-        return self.folders if set(features.split("+")) & pretrained else [""]
+        return self.folders if {of_spellings(part)[0] for part in features.split("+")} & pretrained else [""]
 
 
 def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bool | None = None) -> pd.DataFrame:
@@ -272,7 +288,6 @@ def run(plan: Plan, output: str | os.PathLike[str], jobs: int = -1, progress: bo
         record |= {"unit": plan.units[task.dataset], "content": features.content[task.dataset]}
         _write(folder / "fits" / task.file, json.dumps(record))
         records.append(record)
-        report.write_results(records, folder)
     return report.write(records, notes, folder)
 
 
@@ -304,9 +319,10 @@ def _write_splits(
     notes = []
     for name, data in sets.items():
         leaks = []
-        found = datasets.audit(data)
+        molecules = canonical(list(data["smiles"]))
+        found = datasets.audit(data, molecules=molecules)
         for place in (place for place in splits if place.dataset == name):
-            leaked = datasets.audit(data, splits[place]).leaked
+            leaked = datasets.audit(data, splits[place], molecules=molecules).leaked
             rows = {part: numbers.tolist() for part, numbers in splits[place]._asdict().items()}
             _write(folder / f"{'-'.join(map(str, place))}.json", json.dumps({**rows, "leaked": leaked}))
             leaks.append(f"{place.split} {place.seed}: {leaked['test in train']}")
@@ -353,7 +369,7 @@ class Features:
         for part in features.split("+"):
             if part in PREDICTORS:
                 facts += [part, predictors.identity(part), *ours]
-            elif part in EMBEDDINGS:
+            elif of_spellings(part)[0] in EMBEDDINGS:
                 facts += [part, *ours]
             elif part in smiles.FINGERPRINTS:
                 facts += [part, importlib.metadata.version("rdkit")]
@@ -369,15 +385,16 @@ class Features:
         molecules = self.sets[dataset]["smiles"]
         if part in self.plan.extra_files:
             return read_extra(self.plan.extra_files[part], molecules)
-        if part in ("mean", "informative"):  # the halves of "both", which costs no more than the second of them
+        name, spellings = of_spellings(part)
+        if name in ("mean", "informative"):  # the halves of "both", which costs no more than the second of them
             dim = self.described[model]["embedding_dims"]["mean"]
-            both = self._part(dataset, model, "both")
-            return both[:, :dim] if part == "mean" else both[:, dim:]
-        path = self.folder / f"{dataset}-{part}-{self.identity(dataset, model, part)}.npy"
+            both = self._part(dataset, model, part.replace(name, "both"))
+            return both[:, :dim] if name == "mean" else both[:, dim:]
+        path = self.folder / _filename(f"{dataset}-{part}-{self.identity(dataset, model, part)}.npy")
         if path.exists():
             return np.load(path)
-        if part in EMBEDDINGS:
-            X = self.load(model).featurize(molecules, part)
+        if name in EMBEDDINGS:
+            X = self.load(model).featurize(molecules, name, spellings=spellings)
         else:
             chunks = (molecules.iloc[start : start + CHUNK].tolist() for start in range(0, len(molecules), CHUNK))
             jobs = self.jobs if len(molecules) > CHUNK else 1

@@ -34,6 +34,8 @@ from molcmim.search import METHODS
 from molcmim.space import Space
 from molcmim.tokenizer import SPECIAL_TOKENS
 
+FEWEST = 8
+"""Held-out molecules that every part can be measured on: likelihood chooses by four, and then needs others."""
 TARGET, MIN_SIMILARITY = 0.9, 0.4
 """The QED task of Jin et al. (arXiv 1812.01070): QED of 0.9 at a Tanimoto similarity of 0.4 to the seed."""
 
@@ -129,7 +131,13 @@ class Bench:
         canonical, _ = smiles.canonicalize([rows[i] for i in order[: 2 * wanted]])
         different = list(dict.fromkeys(molecule for molecule in canonical if molecule is not None))
         reasons = self.space.featurizer.reader().read(different).reasons
-        return [molecule for molecule, reason in zip(different, reasons, strict=True) if reason is None]
+        found = [molecule for molecule, reason in zip(different, reasons, strict=True) if reason is None]
+        if len(found) < FEWEST:
+            raise ValueError(
+                f"{self.held_out_file} holds {len(found)} different molecule(s) that the model can read; {FEWEST} are "
+                "the least"
+            )
+        return found
 
     @cached_property
     def corpus(self) -> Known | None:
@@ -230,7 +238,7 @@ def _interpolation(bench: Bench) -> tuple[list[Figure], Any]:
 
 def _likelihood(bench: Bench) -> tuple[list[Figure], Any]:
     n = bench.sizes.likelihoods
-    tuning = max(4, n // 5)
+    tuning = min(max(4, n // 5), len(bench.held_out) // 2)
     molecules = bench.held_out[: n + tuning]
     return list(merit.likelihood(bench.space, molecules, bench.sizes.samples, np.random.default_rng(0), tuning)), None
 
@@ -408,10 +416,13 @@ def _write(figures: list[Figure], folder: Path, bench: Bench) -> pd.DataFrame:
         "corpus": [Path(path).name for path in bench.corpus_files],
         "decoding": bench.decoding,
         "sizes": dataclasses.asdict(bench.sizes),
-        "figures": [figure._asdict() for figure in figures],
+        "figures": [
+            {name: None if value != value else value for name, value in figure._asdict().items()}  # JSON has no NaN
+            for figure in figures
+        ],
     }
     with atomic_path(folder / "figures.json") as path:
-        path.write_text(json.dumps(facts, indent=1).replace("NaN", "null") + "\n", encoding="utf-8")
+        path.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     with atomic_path(folder / "table.md") as path:
         path.write_text(markdown(figures), encoding="utf-8")
     return table

@@ -18,6 +18,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import filelock
@@ -29,7 +30,7 @@ from tqdm import tqdm
 
 from molcmim import checkpoint, files, folders, tuned
 from molcmim.atomic import atomic_path
-from molcmim.embedding_files import OUTPUT_SUFFIXES, embedding_writer
+from molcmim.embedding_files import OUTPUT_SUFFIXES, embedding_writer, read_metadata
 from molcmim.featurizer import Featurizer
 from molcmim.spelling import Spelled
 from molcmim.workers import ordered_map
@@ -59,8 +60,8 @@ class Work(NamedTuple):
 
     read: Callable[[list[Any]], Any]
     """Molecules -> :class:`Judged`. Picklable, for worker processes."""
-    compute: Callable[[Any], np.ndarray]
-    """What `read` returns -> (rows, width), NaN for a bad row."""
+    compute: Callable[[Any], tuple[np.ndarray, Mapping[str, Any]]]
+    """What `read` returns -> (rows, width), NaN for a bad row, and what stands in the columns of `words`."""
     width: int
     """Numbers a row."""
     columns: Sequence[str] | None
@@ -69,8 +70,8 @@ class Work(NamedTuple):
     """Whether `compute` runs on the CPU."""
     settings: Mapping[str, Any]
     """What the numbers depend on beside the input; kept with the output."""
-    label: Callable[[np.ndarray], Mapping[str, pa.Array]] = lambda _: {}
-    """Columns that say in words what the numbers mean, by name; always the same, of the same types."""
+    words: Mapping[str, pa.DataType] = MappingProxyType({})
+    """Names and types of columns that come before the numbers."""
 
 
 def featurize_file(
@@ -83,6 +84,7 @@ def featurize_file(
     format: str | None = None,
     canonicalize: bool = True,
     standardize: bool = False,
+    spellings: int = 1,
     chunk_rows: int = 10_000,
     workers: int | None = None,
     batch_size: int | None = None,
@@ -103,7 +105,7 @@ def featurize_file(
         See :func:`molcmim.files.read_chunks`. Standard input is first copied to disk.
     output
         .parquet, .csv, .tsv or .npy.
-    name_or_path, embedding, canonicalize, standardize, batch_size, device, precision
+    name_or_path, embedding, canonicalize, standardize, spellings, batch_size, device, precision
         See :class:`molcmim.Featurizer`.
     chunk_rows
         Rows that are worked on, and lost by a kill, at a time.
@@ -118,7 +120,7 @@ def featurize_file(
     Raises
     ------
     FileExistsError
-        If `output` exists (unless `restart`).
+        If `output` exists (unless `restart`) and is not what this call has written already; then nothing is done.
     ValueError
         If an earlier, unfinished run for this output had another input or other settings; if the input cannot be
         read or has columns that the output adds.
@@ -133,10 +135,11 @@ def featurize_file(
         "precision": precision,
         "canonicalize": canonicalize,
         "standardize": standardize,
+        "spellings": spellings,
     }
     work = Work(
-        featurizer.reader(canonicalize, standardize).read,
-        lambda encoded: featurizer.embed_encoded(encoded, embedding, batch_size),
+        featurizer.read_with(canonicalize, standardize, spellings),
+        lambda encoded: (featurizer.embed_encoded(encoded, embedding, batch_size), {}),
         featurizer.dim(embedding),
         checkpoint.descriptor_columns(name_or_path) if embedding == "descriptors" else None,
         featurizer.model.device.type == "cpu",
@@ -168,8 +171,8 @@ def predict_file(
     ----------
     model
         Folder that ``molcmim finetune`` or an estimator's `save` wrote. The output's columns are its
-        :attr:`molcmim.tuned.PropertyModel.columns`, and ``train_similarity``; of classes also the most probable
-        labels.
+        :attr:`molcmim.tuned.PropertyModel.columns`, ``train_similarity`` and ``nearest_train``; of classes also the
+        most probable labels.
     interval
         Share of the truth that intervals are to hold: their ends are two more columns a target, see
         :meth:`molcmim.tuned.PropertyModel.interval`.
@@ -189,17 +192,15 @@ def predict_file(
         "interval": interval,
     }
 
-    def compute(spelled: Spelled) -> Float32[np.ndarray, "n _"]:
+    labels = tuned.label_columns(loaded.task.kind, loaded.task.targets)
+    words = dict.fromkeys(labels, pa.array(loaded.task.classes or [0, 1]).type) | {tuned.NEAREST: pa.string()}
+
+    def compute(spelled: Spelled) -> tuple[Float32[np.ndarray, "n _"], dict[str, Any]]:
         outputs = loaded.outputs(spelled)
         bounds = [] if interval is None else [*loaded.interval(outputs, interval)]
-        return np.column_stack([outputs, *bounds, loaded.train_similarity(spelled)]).astype(np.float32)
-
-    names = tuned.label_columns(loaded.task.kind, loaded.task.targets)
-    kind = pa.array(loaded.task.classes or [0, 1]).type
-
-    def label(X: np.ndarray) -> dict[str, pa.Array]:
-        labels = loaded.task.labels(X[:, : len(loaded.columns)])
-        return {name: pa.array(column, kind) for name, column in zip(names, labels.T, strict=True)}
+        near, nearest = loaded.nearest_train(spelled)
+        said = dict(zip(words, [*loaded.task.labels(outputs).T, nearest], strict=True))
+        return np.column_stack([outputs, *bounds, near]).astype(np.float32), said
 
     work = Work(
         loaded.speller().read,
@@ -208,7 +209,7 @@ def predict_file(
         columns,
         next(loaded.networks[0].parameters()).device.type == "cpu",
         settings,
-        label,
+        words,
     )
     return work_through(
         input, output, work, column=column, format=format, chunk_rows=chunk_rows, workers=workers, restart=restart,
@@ -234,7 +235,7 @@ def work_through(
         raise ValueError(f"{output}: unknown suffix; the output may be {', '.join(OUTPUT_SUFFIXES)}")
     if output.exists() and Path(input).exists() and output.samefile(input):
         raise ValueError(f"{output} is the input; name another file")
-    if output.exists() and not restart:
+    if output.is_dir() or (output.exists() and not restart and not read_metadata(output)):
         raise FileExistsError(f"{output} exists; remove it, name another file, or replace it by --restart")
     if not output.parent.is_dir():
         raise FileNotFoundError(f"no folder {output.parent} to write {output.name} in")
@@ -247,7 +248,7 @@ def work_through(
             with contextlib.ExitStack() as stack:
                 stdin = os.fspath(input) == "-"
                 stream: Any = sys.stdin.buffer if stdin else stack.enter_context(open(source, "rb"))
-                source = folder / SPOOL
+                source = folder / (SPOOL + "".join(Path(input).suffixes[-2:]))  # .gz is known by it
                 with atomic_path(source) as path, open(path, "wb") as file:
                     shutil.copyfileobj(stream, file)
         settings = {
@@ -258,6 +259,8 @@ def work_through(
             "chunk_rows": chunk_rows,
             **work.settings,
         }
+        if output.exists() and not restart:
+            return _finished(output, settings)
         _agree(folder, settings)
         bar = tqdm(
             total=files.count_rows(source, format),
@@ -284,8 +287,9 @@ def work_through(
         with bar:
             for _, judged in ordered_map(work.read, to_do(), workers):
                 shard, table = waiting.popleft()
-                X = work.compute(judged)
-                _write_shard(shard, table, judged.reasons, work.label(X), X)
+                X, said = work.compute(judged)
+                words = {name: pa.array(said[name], kind) for name, kind in work.words.items()}
+                _write_shard(shard, table, judged.reasons, words, X)
                 bar.update(len(X))
         return _merge(shards, output, {**settings, "read_from": next(iter(read_from), column)}, work.columns)
 
@@ -349,10 +353,19 @@ def _agree(folder: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
+def _finished(output: Path, settings: Mapping[str, Any]) -> Summary:
+    """Say what became of a file whose output is there already; FileExistsError if it is another's."""
+    held = read_metadata(output)
+    if differ := [name for name in settings if held.get(name) != settings[name]]:
+        said = f"{output} exists, of another call ({', '.join(differ)} differ)"
+        raise FileExistsError(f"{said}; name another file, or replace it by --restart")
+    return Summary(held["rows"], held["bad_rows"])
+
+
 def _check_columns(schema: pa.Schema, output: Path, work: Work) -> None:
     suffix, columns = output.suffix.lower(), schema.names
     embedding = ["embedding"] if suffix == ".parquet" else [f"e{i}" for i in range(work.width)]
-    added = {ERROR, *work.label(np.zeros((0, work.width), np.float32)), *(work.columns or embedding)}
+    added = {ERROR, *work.words, *(work.columns or embedding)}
     taken = [] if suffix == ".npy" else sorted(added & set(columns))
     if taken:
         raise ValueError(f"the input has columns that the output adds: {', '.join(taken)}; rename them first")
@@ -362,11 +375,11 @@ def _check_columns(schema: pa.Schema, output: Path, work: Work) -> None:
 
 
 def _write_shard(
-    shard: Path, table: pa.Table, reasons: list[str | None], labels: Mapping[str, pa.Array], X: np.ndarray
+    shard: Path, table: pa.Table, reasons: list[str | None], words: Mapping[str, pa.Array], X: np.ndarray
 ) -> None:
-    """Write a chunk's rows with more columns: reasons, labels and, the last, embeddings."""
+    """Write a chunk's rows with more columns: reasons, words and, the last, embeddings."""
     table = table.append_column(ERROR, pa.array(reasons, pa.string()))
-    for name, column in labels.items():
+    for name, column in words.items():
         table = table.append_column(name, column)
     embedding = pa.FixedSizeListArray.from_arrays(pa.array(X.reshape(-1)), X.shape[1])
     table = table.append_column("embedding", embedding)
@@ -379,7 +392,7 @@ def _write_shard(
 
 
 def _read_shard(shard: Path) -> tuple[pa.Table, np.ndarray]:
-    """Rows, with reasons and labels, and embeddings."""
+    """Rows, with reasons and words, and embeddings."""
     with pa.memory_map(str(shard)) as file:
         table = pa.ipc.open_file(file).read_all()
     *rows, last = range(table.num_columns)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,7 +35,8 @@ class _Commands(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            with _ended_in_order():
+                return super().invoke(ctx)
         except Exception as error:
             # safetensors, which is not loaded for its error's sake, has one of its own for a full disk
             if not isinstance(error, OSError | ValueError | ImportError) and type(error).__name__ != "SafetensorError":
@@ -40,6 +46,25 @@ class _Commands(typer.core.TyperGroup):
                 said = f"{error.filename}: {error.strerror}"
             typer.echo(f"molcmim: {said}", err=True)
             raise typer.Exit(1) from error
+
+
+@contextlib.contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send before they kill, end a command as Ctrl-C does: unfinished folders go.
+
+    Not the processes of one training, whose sender does not wait for Python.
+    """
+    ours = threading.current_thread() is threading.main_thread() and "RANK" not in os.environ
+    before = signal.signal(signal.SIGTERM, _end) if ours else None
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
 
 
 app = typer.Typer(
@@ -177,6 +202,9 @@ def featurize(
     format: Format = None,
     canonicalize: Annotated[bool, typer.Option(help="Embed the canonical SMILES, or as written.")] = True,
     standardize: Annotated[bool, typer.Option("--standardize", help="Largest fragment, neutralised, first.")] = False,
+    spellings: Annotated[
+        int, typer.Option(min=1, help="SMILES of each molecule that mu is averaged over; so many times slower.")
+    ] = 1,
     strict: Strict = False,
     workers: Workers = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Molecules a batch; default: by tokens.")] = None,
@@ -190,8 +218,8 @@ def featurize(
 
     done = featurize_file(
         input, output, checkpoint, embedding, column=column, format=format, canonicalize=canonicalize,
-        standardize=standardize, chunk_rows=chunk_rows, workers=workers, batch_size=batch_size, device=device,
-        precision=precision, restart=restart,
+        standardize=standardize, spellings=spellings, chunk_rows=chunk_rows, workers=workers, batch_size=batch_size,
+        device=device, precision=precision, restart=restart,
     )  # fmt: skip
     typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
     if strict and done.bad:
@@ -200,7 +228,7 @@ def featurize(
 
 @app.command("export")
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .onnx.")],
+    output: Annotated[Path, typer.Option("--output", "-o", callback=in_folder, help="File to write: .onnx.")],
     checkpoint: Checkpoint = "molcmim-small",
 ) -> None:
     """Write the encoder as an ONNX graph, token ids in, mean embeddings out, for programs without torch."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from molcmim.cli_types import Checkpoint, Column, Decoding, Molecules, RandomState, there
+from molcmim.cli_types import Checkpoint, Column, Decoding, Molecules, RandomState, in_folder, there
 
 app = typer.Typer(help="Compare: property prediction, generation, retrieval, speed.", no_args_is_help=True)
 
@@ -32,7 +32,11 @@ def benchmark_property(
     unit: Annotated[str, typer.Option(help="Unit of those values.")] = "",
     splits: Annotated[str, typer.Option(help="Comma between names: random, scaffold, cluster.")] = "random,scaffold",
     features: Annotated[
-        str, typer.Option(help="Embeddings, RDKit's, names of --extra files; + joins several, with equal shares.")
+        str,
+        typer.Option(
+            help="Embeddings (mean:9: over nine spellings), RDKit's, names of --extra files; + joins several, with "
+            "equal shares."
+        ),
     ] = "mean,informative,both,morgan,rdkit2d,maccs,rdkit2d+morgan,both+rdkit2d",
     heads: Annotated[str, typer.Option(help="Comma between names.")] = "ridge,svr,kernel,mlp,forest",
     predictors: Annotated[
@@ -51,14 +55,16 @@ def benchmark_property(
     if datasets is None:
         datasets = "" if csv else "esol,freesolv,lipophilicity"
     tables = [Table(path, target, column, unit) for path in csv or []]
-    sets, kinds, inputs, fitted, whole = (
-        list(dict.fromkeys(name.strip() for name in text.split(","))) if text else []
-        for text in (datasets, splits, features, heads, predictors)
-    )
+    sets, kinds, inputs, fitted, whole = map(_names, (datasets, splits, features, heads, predictors))
     plan = Plan(sets, kinds, inputs, fitted, checkpoint or ["molcmim-small"], data, extra or [], seeds, whole, tables)
     results = run(plan, output, jobs)
     typer.echo((output / "table.md").read_text(encoding="utf-8"))
     typer.echo(f"{output}: {len(results)} fits", err=True)
+
+
+def _names(text: str | None) -> list[str]:
+    """Read names with commas between; each counts once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(","))) if text else []
 
 
 @app.command("generation")
@@ -89,7 +95,7 @@ def benchmark_generation(
         sizes = dataclasses.replace(sizes, qed_seeds=qed_n, qed_calls=qed_calls)
     bench.run(
         checkpoint, held_out, output, corpus or [], qed_seeds, sizes, lambda line: typer.echo(line, err=True),
-        parts=parts.split(",") if parts else None, decoding=decoding,
+        parts=_names(parts) or None, decoding=decoding,
     )  # fmt: skip
     typer.echo((output / "table.md").read_text(encoding="utf-8"))
 
@@ -102,10 +108,13 @@ def benchmark_speed(
     molecules: Annotated[int | None, typer.Option(help="How many, drawn at random; default: all.")] = None,
     threads: Annotated[str, typer.Option(help="Numbers of CPU threads, comma between.")] = "1,2",
     repeats: Annotated[int, typer.Option(help="Turns of which the median counts.")] = 3,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV file to write as well.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", callback=in_folder, help="CSV file to write as well.")
+    ] = None,
 ) -> None:
     """Time embeddings from SMILES on, beside RDKit descriptors and fresh transformers of known shapes; on CPU."""
     from molcmim import datasets, speed
+    from molcmim.atomic import atomic_path
     from molcmim.featurizer import Featurizer
 
     chosen = datasets.load(dataset, data)["smiles"]
@@ -114,7 +123,8 @@ def benchmark_speed(
     measured = speed.measure(featurizer, list(chosen), [int(count) for count in threads.split(",")], repeats)
     typer.echo(speed.markdown(measured))
     if output is not None:
-        measured.to_csv(output, index=False)
+        with atomic_path(output) as partial:
+            measured.to_csv(partial, index=False)
 
 
 @app.command("train")
@@ -123,16 +133,20 @@ def benchmark_train(
     recipe: Annotated[str, typer.Option(help="tiny, small, base, or a YAML file.")] = "small",
     steps: Annotated[int, typer.Option(help="Of each turn; a multiple of 3.")] = 60,
     rounds: Annotated[int, typer.Option(help="Turns of which the fastest counts.")] = 2,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="CSV file to write as well.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", callback=in_folder, help="CSV file to write as well.")
+    ] = None,
 ) -> None:
     """Time pretraining by a recipe and by variants of it, and embedding the store's tokens with its model."""
     from molcmim import training_speed
+    from molcmim.atomic import atomic_path
     from molcmim.recipe import Recipe
 
     chosen = Recipe.load(recipe)
     measured = training_speed.measure(store, chosen, steps, rounds)
     if output is not None:
-        measured.to_csv(output, index=False)
+        with atomic_path(output) as partial:
+            measured.to_csv(partial, index=False)
     typer.echo(measured.to_string(index=False, float_format="{:,.2f}".format))
     shares = training_speed.padding(store, chosen.batch_size)
     typer.echo("padding: " + ", ".join(f"{share:.1%} of {name} batches" for name, share in shares.items()))
@@ -142,11 +156,14 @@ def benchmark_train(
 @app.command("retrieval")
 def benchmark_retrieval(
     library: Molecules,
-    output: Annotated[Path, typer.Option("--output", "-o", help="CSV file; a .png goes beside it.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", callback=in_folder, help="CSV file; a .png goes beside it.")
+    ],
     queries: Annotated[int, typer.Option(min=1, help="How many of the molecules are looked for.")] = 500,
     embedding: Annotated[str, typer.Option(help="mean, informative, both or descriptors.")] = "mean",
     checkpoint: Checkpoint = "molcmim-small",
     column: Column = None,
+    spellings: Annotated[int, typer.Option(min=1, help="SMILES of each molecule that mu is averaged over.")] = 1,
     random_state: RandomState = 0,
 ) -> None:
     """Ask whether neighbours in the latent space are alike: same scaffold, similar fingerprint; beside chance."""
@@ -154,7 +171,8 @@ def benchmark_retrieval(
     from molcmim.atomic import atomic_path
 
     molecules = [molecule for chunk in files.read_chunks(library, column) for molecule in chunk.smiles]
-    measured = retrieval.measure(loaded.featurizer(checkpoint), molecules, queries, embedding, random_state)
+    featurizer = loaded.featurizer(checkpoint)
+    measured = retrieval.measure(featurizer, molecules, queries, embedding, random_state, spellings=spellings)
     with atomic_path(output) as partial:
         measured.to_csv(partial, index=False)
     retrieval.draw(measured, output.with_suffix(".png"))

@@ -151,6 +151,10 @@ def interpolate(
         a, b, steps, path=path, decoding=decoding, random_state=random_state, checkpoint=checkpoint, device=device
     )
     _deliver(frame, output, picture, strip=True)
+    for name, place in (("a", 0), ("b", -1)):
+        if frame["canonical"].iloc[place] != (end := frame.attrs[name]):
+            back = frame["smiles"].iloc[place]
+            typer.echo(f"{end} is decoded as {back}; --decoding nearest brings more molecules back", err=True)
 
 
 @app.command("neighbours")
@@ -162,6 +166,7 @@ def neighbours(
     picture: Picture = True,
     checkpoint: Checkpoint = "molcmim-small",
     column: Column = None,
+    spellings: Annotated[int, typer.Option(min=1, help="SMILES of each molecule that codes are averaged over.")] = 1,
     device: Device = None,
 ) -> None:
     """Find the molecules of a file that are nearest to a query in the latent space.
@@ -178,11 +183,11 @@ def neighbours(
     from molcmim.embedding_files import read_embeddings, read_metadata
 
     not_input(output, library, query)
-    chunks = list(files.read_chunks(library, column))
+    chunks = [_without_embedding(chunk) for chunk in files.read_chunks(library, column)]
     known, embeddings = read_metadata(library), None
-    if known.get("embedding") == "mean":
+    if known.get("embedding") == "mean" and library.lower().endswith(".parquet"):
         asked = {"weights_sha256": read_record(resolve(checkpoint))["weights_sha256"], "read_from": chunks[0].column,
-                 "canonicalize": True, "standardize": False}  # fmt: skip
+                 "canonicalize": True, "standardize": False, "spellings": spellings}  # fmt: skip
         if differ := [name for name in asked if known.get(name) != asked[name]]:
             said = f"the embeddings in {library} are others than are asked for ({', '.join(differ)})"
             typer.echo(f"{said}; it is embedded anew", err=True)
@@ -196,6 +201,7 @@ def neighbours(
         k,
         embeddings=embeddings,
         on_error="skip",
+        spellings=spellings,
         checkpoint=checkpoint,
         device=device,
     )
@@ -345,6 +351,12 @@ def _molecules(path: str, column: str | None) -> list[object]:
     from molcmim import files
 
     return [molecule for chunk in files.read_chunks(path, column) for molecule in chunk.smiles]
+
+
+def _without_embedding(chunk: Chunk) -> Chunk:
+    """Drop the largest column of what `molcmim featurize` wrote: it is read by itself, if at all."""
+    has = "embedding" in chunk.table.column_names and chunk.column != "embedding"
+    return chunk._replace(table=chunk.table.drop_columns("embedding")) if has else chunk
 
 
 def _others(path: str, chunks: list[Chunk], rows: pd.Series) -> dict[str, list[Any]]:

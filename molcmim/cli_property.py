@@ -148,10 +148,10 @@ def predict(
     from molcmim import property_metrics, prospective
     from molcmim.bulk import predict_file
 
-    if measured and output.suffix == ".npy":
+    if measured and output.suffix.lower() == ".npy":
         raise typer.BadParameter("an .npy file has no column of measured values; write .csv", param_hint="--output")
     if measured:
-        prospective.check(model, input, measured, column)
+        prospective.check(model, input, measured, column, format)
     done = predict_file(
         input, output, model, column=column, format=format, chunk_rows=chunk_rows, workers=workers, device=device,
         interval=interval, restart=restart,

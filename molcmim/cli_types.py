@@ -64,7 +64,7 @@ Output = Annotated[
     typer.Option("--output", "-o", callback=writable, help=".csv, .tsv or .parquet; default: CSV to standard output."),
 ]
 Column = Annotated[str | None, typer.Option(help="Name of the SMILES column.")]
-Format = Annotated[str | None, typer.Option(help="smi, csv, tsv, sdf, parquet; default: by suffix.")]
+Format = Annotated[str | None, typer.Option(help="smi, csv, tsv, sdf, parquet, xlsx; default: by suffix.")]
 Decoding = Annotated[
     str, typer.Option(help="greedy, beam:5, nucleus:0.9, valid:10 (a beam where greedy fails), nearest:10.")
 ]

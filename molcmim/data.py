@@ -28,6 +28,8 @@ TOKENIZER = "tokenizer"
 MODES = ("canonical", "equivariant", "invariant")
 PAD_ID = 0
 PAD_MULTIPLE = 8
+TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 262_144}
+"""Tokens of a batch that is embedded, padding included: on a CPU as many as its caches like."""
 CLIP = 10.0
 """Standardised descriptors are clipped to [-CLIP, CLIP]."""
 
@@ -132,6 +134,18 @@ def gather(tokens: np.ndarray, offsets: np.ndarray, rows: np.ndarray, multiple: 
     ids = tokens[index].astype(np.int64)
     ids[position >= lengths[:, None]] = PAD_ID
     return Tokens(ids, lengths)
+
+
+def by_length(lengths: np.ndarray, budget: int) -> Iterator[np.ndarray]:
+    """Yield batches of rows that, padded, have no more tokens than a budget, or one row; the longest come first.
+
+    So what is too much for the memory shows at once.
+    """
+    order, done = np.argsort(-lengths, kind="stable"), 0
+    while done < len(order):
+        rows = order[done : done + max(1, budget // int(lengths[order[done]]))]
+        yield rows
+        done += len(rows)
 
 
 class TokenStore:

@@ -255,7 +255,9 @@ class Audit(NamedTuple):
         return "; ".join(found) + ", so errors there are too low" * any(self.leaked.values())
 
 
-def audit(data: pd.DataFrame, parts: Split | None = None, target: str = "y") -> Audit:
+def audit(
+    data: pd.DataFrame, parts: Split | None = None, target: str = "y", molecules: Sequence[str] | None = None
+) -> Audit:
     """Find repeated molecules (same canonical isomeric SMILES), conflicting values, leakage between parts.
 
     Parameters
@@ -266,13 +268,15 @@ def audit(data: pd.DataFrame, parts: Split | None = None, target: str = "y") -> 
         A split of its rows.
     target
         Column of the values.
+    molecules
+        Canonical SMILES of the rows, if they are known.
 
     Raises
     ------
     MoleculeError
         If a SMILES cannot be read.
     """
-    molecule = np.array(canonical(list(data["smiles"])), object)
+    molecule = np.array(canonical(list(data["smiles"])) if molecules is None else molecules, object)
     y = data[target].to_numpy(np.float64)
     rows_of: dict[str, list[int]] = defaultdict(list)
     for row, string in enumerate(molecule):

@@ -6,6 +6,7 @@ Knows ids and codes, no strings and no chemistry. Shapes: b batch, n codes, z la
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from molcmim.config import MolCMIMConfig
 from molcmim.decoder import Decoder
 from molcmim.model import MolCMIMModel
 
+_DRAWING = threading.Lock()  # torch's random state, which is seeded for each batch, is the process's
 TOKENS_PER_BATCH = {"cpu": 65_536, "cuda": 1_048_576}
 """Budget of a batch, every sequence taken at the model's full length."""
 VALID_BEAMS = 10
@@ -111,7 +113,7 @@ def _greedy(
     length = max_length or config.max_position_embeddings
     ids = torch.full((len(z), length), config.pad_token_id, device=z.device)
     ids[:, 0] = config.bos_token_id
-    log_px = torch.zeros(len(z), device=z.device)
+    log_px = torch.zeros(len(z), dtype=torch.float32, device=z.device)
     finished = torch.zeros(len(z), dtype=torch.bool, device=z.device)
     rows = torch.arange(len(z), device=z.device)
     cache = DynamicCache()
@@ -262,7 +264,7 @@ def decode_batches(
         if not search:
             yield _greedy(model, codes, forbidden=forbidden)
             continue
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with _DRAWING, torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(int(rng.integers(2**63)))
             found = _decode(model, codes, settings)
         yield found

@@ -51,6 +51,8 @@ class MolCMIMFeaturizer(dc.feat.MolecularFeaturizer):
         Molecules a batch; default: as many as a budget of tokens allows.
     device : str or torch.device, optional
         Default: CUDA if there is one, else CPU.
+    spellings : int
+        SMILES of each molecule that mu is averaged over; see :meth:`molcmim.Featurizer.featurize`.
 
     Raises
     ------
@@ -74,6 +76,7 @@ class MolCMIMFeaturizer(dc.feat.MolecularFeaturizer):
         standardize: bool = False,
         batch_size: int | None = None,
         device: str | torch.device | None = None,
+        spellings: int = 1,
     ) -> None:
         super().__init__()
         if embedding not in EMBEDDINGS:
@@ -84,12 +87,14 @@ class MolCMIMFeaturizer(dc.feat.MolecularFeaturizer):
         self.standardize = standardize
         self.batch_size = batch_size
         self.device = device
+        self.spellings = spellings
         str(self)  # a checkpoint that is not there shows now
 
     def __str__(self) -> str:
         """Name the features: the same ones have the same name, which DeepChem makes a folder of its cache."""
         weights = checkpoints.read_record(checkpoints.resolve(self.checkpoint))["weights_sha256"]
         settings = ["as-written"] * (not self.canonicalize) + ["standardized"] * self.standardize
+        settings += [f"{self.spellings}-spellings"] * (self.spellings > 1)
         return "_".join(["MolCMIMFeaturizer", weights[:12], self.embedding, *settings])
 
     def featurize(self, datapoints: Any, log_every_n: int = 1000, **kwargs: Any) -> Shaped[np.ndarray, "n ..."]:
@@ -112,13 +117,13 @@ class MolCMIMFeaturizer(dc.feat.MolecularFeaturizer):
         """
         molecules = as_rows(datapoints)
         featurizer = loaded.featurizer(self.checkpoint, self.device)
-        reader = featurizer.reader(self.canonicalize, self.standardize)
+        read = featurizer.read_with(self.canonicalize, self.standardize, self.spellings)
         X = np.empty((len(molecules), featurizer.dim(self.embedding)), np.float32)
         good = np.empty(len(molecules), bool)
         for start in range(0, len(molecules), log_every_n):
             logger.info("Featurizing datapoint %d of %d", start, len(molecules))
             part = slice(start, start + log_every_n)
-            encoded = reader.read(molecules[part])
+            encoded = read(molecules[part])
             X[part] = featurizer.embed_encoded(encoded, self.embedding, self.batch_size)
             good[part] = encoded.which >= 0
             for row, reason in enumerate(encoded.reasons, start):

@@ -116,7 +116,7 @@ def fit_head(
     y = np.asarray(y, np.float64)
     train, valid, test = (part * shares for part in standardize(X, split))
     mean, sd = float(y[split.train].mean()), float(y[split.train].std())
-    if sd == 0:
+    if np.ptp(y[split.train]) == 0:  # of equal values the standard deviation need not be 0
         raise ValueError(f"y is {mean} in every row of the train part; there is nothing to learn")
     best: tuple[float, dict[str, float], np.ndarray, Predictor] | None = None
     with threadpool_limits(1):

@@ -1,4 +1,4 @@
-"""Pictures of molecules: a grid of structures with a legend each. The second door to RDKit, to its drawing alone."""
+"""Pictures of molecules: a grid of structures with a legend each. Another door to RDKit, to its drawing alone."""
 
 from __future__ import annotations
 

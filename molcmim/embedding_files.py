@@ -82,18 +82,19 @@ def read_embeddings(path: str | os.PathLike[str]) -> Float32[np.ndarray, "n d"]:
         raise ValueError(f"{path}: cannot read embeddings from {suffix!r}; known suffixes are .parquet, .npy")
     if X.ndim != 2 or not np.issubdtype(X.dtype, np.floating):
         raise ValueError(f"{path}: no embeddings, which have shape (n, d), but {X.dtype} of shape {X.shape}")
-    return X.astype(np.float32)
+    return X.astype(np.float32, copy=False)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read what :func:`embedding_writer` wrote of a .parquet file's embeddings; empty for any other file."""
+    """Read the metadata that :func:`embedding_writer` wrote with a file; empty for any other file."""
     try:
         if Path(path).suffix.lower() == ".parquet":
             found = json.loads((pyarrow.parquet.read_schema(path).metadata or {}).get(b"molcmim", b"{}"))
-            return found if isinstance(found, dict) else {}
-    except (pa.ArrowException, ValueError):
-        pass
-    return {}
+        else:
+            found = json.loads(Path(f"{os.fspath(path)}.json").read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, pa.ArrowException, ValueError):
+        return {}
 
 
 OUTPUT_SUFFIXES = (".parquet", ".csv", ".tsv", ".npy")

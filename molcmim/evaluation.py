@@ -74,7 +74,7 @@ def evaluate(
         )
     record = checkpoint.read_record(checkpoint.resolve(name_or_path))
     batches = list(held_out_batches(held, molecules, checkpoint.descriptor_scale(name_or_path), random_spellings))
-    bar = tqdm(batches, disable=not progress)
+    bar = tqdm(batches, disable=None if progress else True)
     metrics = held_out(model, bar, token_characters(tokenizer), model.config.trained_decoder).as_dict()
     return {
         "checkpoint": Path(name_or_path).name,

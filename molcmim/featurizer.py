@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -18,9 +18,11 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from molcmim import checkpoint
-from molcmim.data import gather
+from molcmim.data import TOKENS_PER_BATCH, gather
 from molcmim.model import MolCMIMModel
 from molcmim.reading import Encoded, Reader
+from molcmim.smiles import refuse
+from molcmim.spelling import Spelled, Speller
 from molcmim.tokenizer import Codec
 
 EMBEDDINGS = ("mean", "informative", "both", "descriptors")
@@ -28,8 +30,6 @@ DECODED = ("informative", "both")
 """Those that the decoder takes part in."""
 ON_ERROR = ("raise", "nan", "skip")
 PRECISIONS = ("float32", "bfloat16")
-TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 262_144}
-"""Budget of a batch, padding included."""
 SHOW_PROGRESS_FROM = 10_000
 """Molecules from which on a progress bar is worth its lines."""
 
@@ -66,7 +66,13 @@ def embed(
         For an embedding that the model has not, as ``descriptors`` without the chemistry factor in training.
     """
     model.config.embedding_dim(embedding)  # refuses one that the model has not
-    mu = model.encode(input_ids, attention_mask).mu
+    return embed_code(model, model.encode(input_ids, attention_mask).mu, target_ids, embedding)
+
+
+def embed_code(
+    model: MolCMIMModel, mu: Float[Tensor, "b z"], target_ids: Int[Tensor, "b s"], embedding: str
+) -> Float[Tensor, "b d"]:
+    """Embed molecules whose mu is known; otherwise as :func:`embed`."""
     if embedding == "mean":
         return mu
     if embedding == "descriptors":
@@ -161,6 +167,7 @@ class Featurizer:
         standardize: bool = False,
         batch_size: int | None = None,
         progress: bool | None = None,
+        spellings: int = 1,
     ) -> Any:
         """Embed molecules.
 
@@ -183,6 +190,10 @@ class Featurizer:
             Molecules a batch; default: as many as a budget of tokens allows. Halved when memory runs out.
         progress : bool, optional
             Show a progress bar; default: for many molecules, if standard error is a terminal.
+        spellings : int
+            Average mu over so many SMILES of each molecule, the canonical one and random ones, which depend on the
+            molecule alone; the other embeddings are then of that mu, and the decoder is told the canonical SMILES.
+            It takes so many times as long, and takes out what mu says of the spelling, not of the molecule.
 
         Returns
         -------
@@ -206,12 +217,9 @@ class Featurizer:
         if progress is None:
             progress = len(rows) >= SHOW_PROGRESS_FROM and sys.stderr.isatty()
         with tqdm(rows, "reading", unit=" molecules", disable=not progress) as bar:
-            encoded = self.reader(canonicalize, standardize).read(bar)
-        bad = np.flatnonzero(encoded.which < 0)
-        if len(bad) and on_error == "raise":
-            from molcmim.smiles import BadMolecule, MoleculeError
-
-            raise MoleculeError([BadMolecule(int(i), rows[i], encoded.reasons[i] or "") for i in bad])
+            encoded = self.read_with(canonicalize, standardize, spellings)(bar)
+        if on_error == "raise":
+            refuse(rows, encoded.reasons)
         X = self.embed_encoded(encoded, embedding, batch_size, progress)
         if on_error == "skip":
             kept = np.flatnonzero(encoded.which >= 0)
@@ -225,42 +233,85 @@ class Featurizer:
         config = self.model.config
         return Reader(Codec.of(self.tokenizer), config.notation, self.max_length, canonicalize, standardize)
 
+    def read_with(
+        self, canonicalize: bool = True, standardize: bool = False, spellings: int = 1
+    ) -> Callable[[Iterable[object]], Encoded | Spelled]:
+        """Molecules -> what :meth:`embed_encoded` wants of them; picklable, for worker processes.
+
+        Raises
+        ------
+        ValueError
+            For a standardised SMILES, or several, as it was written.
+        """
+        reader = self.reader(canonicalize, standardize)
+        if spellings < 1:
+            raise ValueError(f"spellings must be at least 1, got {spellings}")
+        if spellings > 1 and not canonicalize:
+            raise ValueError("of several spellings all but one are drawn: they need canonicalize=True")
+        return reader.read if spellings == 1 else Speller(reader, spellings).read
+
     def embed_encoded(
-        self, encoded: Encoded, embedding: str, batch_size: int | None = None, progress: bool = False
+        self, encoded: Encoded | Spelled, embedding: str, batch_size: int | None = None, progress: bool = False
     ) -> Float32[np.ndarray, "n d"]:
-        """Embed what a :meth:`reader` has read, similar lengths together; rows of NaN for bad molecules."""
+        """Embed what :meth:`read_with` has read, similar lengths together; rows of NaN for bad molecules."""
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, or None, got {batch_size}")
-        budget = TOKENS_PER_BATCH.get(self.model.device.type, TOKENS_PER_BATCH["cpu"])
-        lengths = np.diff(encoded.offsets)
-        order = np.argsort(-lengths, kind="stable")  # longest first: what is too much shows at once
-        X = np.empty((len(lengths), self.dim(embedding)), np.float32)
-        done, shrunk = 0, 1
-        with tqdm(total=len(order), desc="embedding", unit=" molecules", disable=not progress) as bar:
-            while done < len(order):
-                size = (batch_size or budget // int(lengths[order[done]])) // shrunk
-                rows = order[done : done + max(size, 1)]
-                try:
-                    X[rows] = self._embed_rows(encoded, rows, embedding)
-                except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-                    if len(rows) == 1 or not _is_out_of_memory(error):
-                        raise
-                    shrunk *= 2
-                    continue
-                done += len(rows)
-                bar.update(len(rows))
+
+        def run(strings: Encoded, rows: Int[np.ndarray, " r"], what: str, compute: Any) -> Float32[np.ndarray, "r _"]:
+            return self._run(strings, rows, self.dim(what), compute, batch_size, progress)
+
+        model = self.model
+        if isinstance(encoded, Spelled):
+            strings, every = encoded.encoded, np.arange(len(encoded.encoded.offsets) - 1)
+            mu = run(strings, every, "mean", lambda ids, _: model.encode(ids).mu)[encoded.spellings].mean(1)
+            X = mu
+            if embedding != "mean":
+                codes = torch.from_numpy(mu).to(model.device)
+                X = run(
+                    strings, encoded.spellings[:, 0], embedding,
+                    lambda ids, rows: embed_code(model, codes[rows], ids, embedding),
+                )  # fmt: skip
+        else:
+            every = np.arange(len(encoded.offsets) - 1)
+            X = run(encoded, every, embedding, lambda ids, _: embed(model, ids, None, ids, embedding))
         aligned = np.full((len(encoded.which), X.shape[1]), np.nan, np.float32)
         good = encoded.which >= 0
         aligned[good] = X[encoded.which[good]]
         return aligned
 
     @torch.inference_mode()
-    def _embed_rows(self, encoded: Encoded, rows: Int[np.ndarray, " b"], embedding: str) -> Float32[np.ndarray, "b d"]:
-        ids, _ = gather(encoded.ids, encoded.offsets, rows)
+    def _run(
+        self,
+        encoded: Encoded,
+        rows: Int[np.ndarray, " r"],
+        width: int,
+        compute: Callable[[Tensor, Int[np.ndarray, " b"]], Tensor],
+        batch_size: int | None,
+        progress: bool,
+    ) -> Float32[np.ndarray, "r d"]:
+        """Compute something of strings, told their token ids and which of `rows` they are."""
         device = self.model.device
-        input_ids = torch.from_numpy(ids).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return embed(self.model, input_ids, None, input_ids, embedding).float().cpu().numpy()
+        budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+        lengths = np.diff(encoded.offsets)[rows]
+        order = np.argsort(-lengths, kind="stable")  # longest first: what is too much shows at once
+        X = np.empty((len(rows), width), np.float32)
+        done, shrunk = 0, 1
+        with tqdm(total=len(order), desc="embedding", unit=" molecules", disable=not progress) as bar:
+            while done < len(order):
+                size = (batch_size or budget // int(lengths[order[done]])) // shrunk
+                some = order[done : done + max(size, 1)]
+                ids = torch.from_numpy(gather(encoded.ids, encoded.offsets, rows[some])[0])
+                try:
+                    with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                        X[some] = compute(ids.to(device), some).float().cpu().numpy()
+                except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+                    if len(some) == 1 or not _is_out_of_memory(error):
+                        raise
+                    shrunk *= 2
+                    continue
+                done += len(some)
+                bar.update(len(some))
+        return X
 
 
 def as_rows(molecules: Any) -> list[Any]:

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from molcmim import checkpoint, smiles
-from molcmim.calibration import fit_spread
+from molcmim.calibration import fit_spread, scaled_errors
 from molcmim.config import MolCMIMConfig
 from molcmim.featurizer import DECODED, EMBEDDINGS, as_rows
 from molcmim.kernel_machine import KernelMachine
@@ -40,7 +40,7 @@ from molcmim.reading import Reader
 from molcmim.recipe import typed
 from molcmim.spelling import Speller
 from molcmim.tokenizer import Codec, load_tokenizer
-from molcmim.tuned import NO_YES, TASKS, PropertyModel, Task, refuse_bad
+from molcmim.tuned import NO_YES, TASKS, Learned, PropertyModel, Task
 from molcmim.warm_start import Labelled, Problem, closed_form, linear_start, loss_of, masked_loss, regressed, tensors
 
 LARGEST = 1e100
@@ -246,6 +246,8 @@ def _swap(a: Sequence[Tensor], b: Sequence[Tensor]) -> None:
         y.copy_(held)
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def finetune(
     name_or_path: str | os.PathLike[str],
     molecules: Any,
@@ -315,7 +317,8 @@ def finetune(
         own = replace(choices, seed=choices.seed + member)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(own.seed)
-            network = PropertyNetwork(model, task.embedding, task.outputs, task.waves, choices.dropout).to(device)
+            network = PropertyNetwork(model, task.embedding, task.outputs, task.waves, choices.dropout)
+            network = network.to(device, torch.float32)  # whatever the caller's default is
             if member == 0:
                 speller = PropertyModel([network], tokenizer, task, {}).speller()
                 parts = (
@@ -339,7 +342,8 @@ def finetune(
     }
     counted = ~np.isnan(parts[0].values).all(1) & (parts[0].weights > 0)
     learned = np.unique(parts[0].spelled.which[counted])
-    tuned = PropertyModel(networks, tokenizer, task, facts, kernel, parts[0].spelled.bits[learned])
+    known = Learned([parts[0].spelled.smiles[i] for i in learned], parts[0].spelled.bits[learned])
+    tuned = PropertyModel(networks, tokenizer, task, facts, kernel, known)
     if kind == "regression":
         which = parts[1].spelled.which
         mean, variance = (found[which] for found in tuned.mean_and_variance(parts[1].spelled))
@@ -348,7 +352,9 @@ def finetune(
         if choices.ensemble > 1:
             spread = np.array([fit_spread(*columns) for columns in zip(held_out.T, mean.T, variance.T, strict=True)])
             tuned.task = replace(task, spread=spread.tolist())
-            tuned.valid_errors /= np.sqrt(spread[:, 0] * variance + spread[:, 1])
+            tuned.valid_errors = np.stack(
+                [scaled_errors(*columns) for columns in zip(held_out.T, mean.T, variance.T, strict=True)], axis=1
+            )
     return tuned
 
 
@@ -383,7 +389,7 @@ def _scaling(
         known, shares = column[rows], w[rows]
         if np.abs(known).max(initial=0) > LARGEST:
             raise ValueError(f"target {target!r} reaches {np.abs(known).max():.3g}; give it in another unit")
-        if not len(known) or known.std() == 0:
+        if not len(known) or np.ptp(known) == 0:  # std of equal values need not be 0
             found = f"is {known[0]} in every row" if len(known) else "has no known value"
             raise ValueError(f"target {target!r} {found} of the train part; there is nothing to learn")
         mean = np.average(known, weights=shares)
@@ -404,5 +410,5 @@ def _labelled(speller: Speller, molecules: Any, y: Float64[np.ndarray, "n y"], w
         said = f"row {bad[0]} has {w[bad[0]]}" if len(bad) else "all are 0"
         raise ValueError(f"weights must be finite and at least 0, not all 0; {said}")
     spelled = speller.read(rows)
-    refuse_bad(rows, spelled)
+    smiles.refuse(rows, spelled.reasons)
     return Labelled(spelled, (y - np.array(task.center)) / np.array(task.scale), w / w.mean())

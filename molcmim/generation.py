@@ -11,7 +11,7 @@ silence. Its columns:
 ``frame.attrs`` says how it was made. The same arguments give the same frame. Options of all functions:
 
 decoding : str
-    ``greedy``, ``beam:5``, ``nucleus:0.9`` or ``valid:10``; see :func:`molcmim.decoding.parse_decoding`.
+    ``greedy``, ``beam:5``, ``nucleus:0.9``, ``valid:10``, ``nearest:10``; see :func:`molcmim.decoding.parse_decoding`.
 random_state : int
     Seed of whatever is drawn.
 checkpoint : str, path or Featurizer
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 
 from molcmim import smiles
 from molcmim.featurizer import as_rows
@@ -211,7 +211,7 @@ def sample(
             raise ValueError("seed holds no molecule; None draws from the prior")
         seeds, reasons, mu = space.encode(rows)
         good_rows(rows, reasons, "raise")
-    # A stream for each seed: its codes depend neither on other seeds nor on how many are drawn at a time.
+    # A stream for each seed, by its place: its codes depend neither on later seeds nor on how many are drawn at a time.
     tokens_rng, *rngs = np.random.default_rng(random_state).spawn(1 + len(mu))
     drawn = kept = pd.DataFrame({"seed": [], "draw": []}, dtype=int)
     draws = found = np.zeros(len(mu), int)
@@ -285,7 +285,8 @@ def interpolate(
     -------
     DataFrame
         The module's columns, a row per step; before them ``position``, from 0 at a to 1 at b, and in the place of
-        ``similarity`` there are ``similarity_a`` and ``similarity_b``.
+        ``similarity`` there are ``similarity_a`` and ``similarity_b``. The ends are decoded, too, and need not be a and
+        b, which ``attrs`` has; ``decoding="nearest"`` brings more of them back.
 
     Raises
     ------
@@ -330,6 +331,7 @@ def neighbours(
     *,
     embeddings: Float[np.ndarray, "n z"] | None = None,
     on_error: str = "raise",
+    spellings: int = 1,
     checkpoint: Checkpoint = "molcmim-small",
     device: Device = None,
 ) -> pd.DataFrame:
@@ -351,6 +353,9 @@ def neighbours(
         What to do about molecules of the library, and of several queries, that cannot be encoded: raise a
         MoleculeError that names them, or leave them out; ``attrs["skipped"]`` counts those of the library,
         ``attrs["queries_skipped"]`` is the reasons of queries by their number.
+    spellings
+        SMILES of each molecule that codes are averaged over, see :meth:`molcmim.Featurizer.featurize`; `embeddings`
+        must have been, too.
 
     Returns
     -------
@@ -372,13 +377,13 @@ def neighbours(
     queries = as_rows(query)
     if not queries:
         raise ValueError("there is no query to look for")
-    sought = space.encode(queries)
+    sought = space.encode(queries, spellings)
     asked = good_rows(queries, sought.reasons, on_error if several else "raise", ("raise", "skip"))
     if not len(asked):
         raise ValueError(f"none of {len(queries):,} queries can be encoded; the first: {sought.reasons[0]}")
     rows = as_rows(library)
     if embeddings is None:
-        _, reasons, mu = space.encode(rows)
+        _, reasons, mu = space.encode(rows, spellings)
     else:
         mu = np.asarray(embeddings, np.float32)
         if mu.shape != (len(rows), space.dim):
@@ -390,19 +395,19 @@ def neighbours(
             f"{reasons[0] if rows else 'none'}"
         )
     good = good_rows(rows, reasons, on_error, ("raise", "skip"))
-    X, frames = mu[good], []
+    X, frames = (mu if len(good) == len(mu) else mu[good]), []
     length = np.linalg.norm(X, axis=1)
+    unread: set[int] = set()
     for number in asked.tolist():
         text, z = sought.smiles[number], sought.mu[number]
         cosine = X @ z / np.maximum(length * np.linalg.norm(z), 1e-12)
-        nearest = np.argsort(-cosine, kind="stable")[:k]
-        found = [rows[row] for row in good[nearest]]
-        written, why = smiles.canonicalize(found)
-        good_rows(found, why, "raise")
-        canonical = [text or "" for text in written]
+        nearest, canonical = _nearest_readable(rows, good, np.argsort(-cosine, kind="stable"), k, unread, on_error)
         columns = {
             "row": good[nearest],
-            "smiles": [row if isinstance(row, str) else own for row, own in zip(found, canonical, strict=True)],
+            "smiles": [
+                rows[row] if isinstance(rows[row], str) else own
+                for row, own in zip(good[nearest], canonical, strict=True)
+            ],
             "valid": True,
             "canonical": canonical,
             "cosine": cosine[nearest],
@@ -413,7 +418,30 @@ def neighbours(
     missed = {row: reason for row, reason in enumerate(sought.reasons) if reason is not None}
     whose = {"queries_skipped": missed} if several else {"query": sought.smiles[0]}
     frame = pd.concat(frames, ignore_index=True)
-    return _described(frame, space, **whose, library=len(rows), skipped=len(rows) - len(good))
+    return _described(frame, space, **whose, library=len(rows), skipped=len(rows) - len(good) + len(unread))
+
+
+def _nearest_readable(
+    rows: Sequence[Any], good: Int64[np.ndarray, " g"], order: Int64[np.ndarray, " g"], k: int, unread: set[int],
+    on_error: str,
+) -> tuple[Int64[np.ndarray, " f"], list[str]]:  # fmt: skip
+    """First k places of `order` whose rows can be read, and their canonical SMILES; notes the rows that cannot.
+
+    Those whose embeddings were given have been read by nobody yet.
+    """
+    found: list[tuple[int, str]] = []
+    for start in range(0, len(order), k):
+        places = order[start : start + k]
+        for place, text, why in zip(places, *smiles.canonicalize([rows[row] for row in good[places]]), strict=True):
+            if why is not None and on_error == "raise":
+                raise smiles.MoleculeError([smiles.BadMolecule(int(good[place]), rows[good[place]], why)])
+            if text is None:
+                unread.add(int(good[place]))
+            else:
+                found.append((place, text))
+        if len(found) >= k:
+            break
+    return np.array([place for place, _ in found[:k]], np.int64), [text for _, text in found[:k]]
 
 
 def _described(frame: pd.DataFrame, space: Space, **facts: Any) -> pd.DataFrame:

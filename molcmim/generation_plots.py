@@ -35,10 +35,13 @@ def similarity(figures: pd.DataFrame, path: Path) -> None:
 
 
 def distributions(values: Mapping[str, Any], names: tuple[str, ...], path: Path) -> None:
-    """Draw histograms of properties, a panel each, of several sets of molecules: name -> (n, p) values."""
+    """Draw histograms of properties, a panel each, of several sets of molecules, if any: name -> (n, p) values."""
+    sets = {label: np.asarray(rows) for label, rows in values.items() if len(rows)}
+    if not sets:
+        return
     figure = new_figure(3.1 * len(names), 3.0)
     for i, (axes, name) in enumerate(zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True)):
-        columns = {label: np.asarray(rows)[:, i] for label, rows in values.items() if len(rows)}
+        columns = {label: rows[:, i] for label, rows in sets.items()}
         together = np.concatenate(list(columns.values()))
         low, high = np.quantile(together, [0.002, 0.998])
         bins = np.linspace(low, high, 40)

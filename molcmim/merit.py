@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float64, Int, UInt64
+from scipy.stats import wasserstein_distance
 
 from molcmim import smiles
 from molcmim.data import gather
@@ -25,6 +26,10 @@ DISTRIBUTIONS = ("logp", "qed", "sa", "molecular_weight")
 """Properties whose distributions are compared."""
 PROPOSALS = (-6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0)
 """Log-variances that importance sampling chooses from."""
+
+
+RESAMPLED = 100
+"""Resamplings behind the standard error of a distance."""
 
 
 class Figure(NamedTuple):
@@ -69,9 +74,6 @@ class Known:
     def __len__(self) -> int:
         """Different molecules."""
         return len(self.hashes)
-
-    def __contains__(self, molecule: str) -> bool:
-        return bool(self.hold([molecule])[0])
 
     def hold(self, molecules: Sequence[str]) -> Bool[np.ndarray, " n"]:
         """Whether each is one of them."""
@@ -187,19 +189,14 @@ def of_prior(
     return figures, values
 
 
-def wasserstein(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " m"]) -> float:
-    """1-Wasserstein distance of two samples: the area between their quantile functions."""
-    at = np.unique(np.concatenate([np.arange(1, len(x) + 1) / len(x) for x in (a, b)]))
-    at[-1] = 1.0
-    gap = [np.sort(x)[np.ceil(at * len(x) - 1e-9).astype(int) - 1] for x in (a, b)]
-    return float(np.abs(gap[0] - gap[1]) @ np.diff(at, prepend=0.0))
-
-
-def _distance(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " m"], repeats: int = 100) -> tuple[float, float]:
+def _distance(
+    a: Float64[np.ndarray, " n"],
+    b: Float64[np.ndarray, " m"],
+) -> tuple[float, float]:
     """Wasserstein distance, and its standard error by resampling both."""
     rng = np.random.default_rng(0)
-    again = [wasserstein(rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(repeats)]
-    return wasserstein(a, b), float(np.std(again, ddof=1))
+    again = [wasserstein_distance(rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(RESAMPLED)]
+    return float(wasserstein_distance(a, b)), float(np.std(again, ddof=1))
 
 
 def interpolation(frames: Sequence[pd.DataFrame], path: str) -> Iterator[Figure]:
@@ -253,7 +250,7 @@ def importance(
     encoded = space.featurizer.reader().read(molecules)
     if bad := [reason for reason in encoded.reasons if reason]:
         raise ValueError(f"{len(bad)} molecules cannot be encoded; the first: {bad[0]}")
-    mu = space.encode(molecules).mu
+    mu = space.featurizer.embed_encoded(encoded, "mean")
     weights = np.empty((len(molecules), samples))
     scale = math.exp(logvar / 2)
     for i, which in enumerate(encoded.which):

@@ -106,7 +106,7 @@ def held_out(
         token_accuracy=correct / tokens if tokens else math.nan,
         nats_per_token=nats / tokens if tokens else math.nan,
         bits_per_character=nats / characters / math.log(2) if characters else math.nan,
-        active_dimensions=int((mu.var(0) > ACTIVE_VARIANCE).sum()),
+        active_dimensions=int((mu.var(0, correction=min(1, len(mu) - 1)) > ACTIVE_VARIANCE).sum()),
         effective_rank=effective_rank(mu),
         mean_cosine=mean_cosine(mu),
         descriptor_r2=r_squared(torch.cat(predicted), torch.cat(described)) if described else math.nan,
@@ -121,8 +121,7 @@ def held_out_batches(
 ) -> Iterator[dict[str, Tensor]]:
     """Molecules of a store, canonical in and out; with `random_spellings` one of the stored random spellings in.
 
-    `molecules`, rounded up to whole batches, of them, a random choice that is always the same; default all, in
-    batches of similar length.
+    `molecules` of them, a random choice that is always the same; default all, in batches of similar length.
     `scale` is the training store's, which descriptors are standardised by.
     """
     # Sorting by length would make the first few batches a choice of lengths.
@@ -131,8 +130,12 @@ def held_out_batches(
     batches = BucketedBatches(
         store, BATCH_SIZE, mode=mode, drop_last=False, window=window, scale=scale, canonical_share=share
     )
-    count = len(batches) if molecules is None else min(-(-molecules // BATCH_SIZE), len(batches))
-    return (batches[i] for i in range(count))
+    left = len(store) if molecules is None else molecules
+    for i in range(len(batches)):
+        batch = {name: tensor[: max(left, 0)] for name, tensor in batches[i].items()}
+        left -= len(batch["target_ids"])
+        if len(batch["target_ids"]):
+            yield batch
 
 
 def token_characters(tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, " v"]:

@@ -20,6 +20,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from molcmim import smiles
+from molcmim.atomic import alone
 from molcmim.featurizer import as_rows
 from molcmim.oracles import Oracle, Score, Scorer
 from molcmim.search import METHODS, Key, Search
@@ -32,6 +33,8 @@ DRAWS_PER_CALL = 10
 GROWING = 10
 """A search which chooses what to score has at most one molecule scored at a time for so many known ones, or two: at
 first, each teaches it most."""
+FAILURES = 20
+"""Molecules, the first of all, that an oracle may fail for before it is taken to be broken."""
 COLUMNS = {"seed", "call", "smiles", "valid", "canonical", "log_prob", "similarity", "score", "best", "error",
            "row", "generation", "first", "score_error"}  # fmt: skip
 """Of the result and of what leads to it: names that no objective of several may have."""
@@ -137,6 +140,8 @@ def optimize(
     ------
     MoleculeError
         If a seed cannot be encoded.
+    FileExistsError
+        If another process is writing `log`.
     ValueError
         For an argument out of its range, two equal seeds, an oracle that returns another number of scores than it was
         given molecules or that fails for all molecules, or a log of another run.
@@ -173,26 +178,28 @@ def optimize(
         "random_state": random_state, "model": _digest(space),
         "oracles": {name: one.fingerprint for name, one in scorer.objectives.items() if hasattr(one, "fingerprint")},
     }  # fmt: skip
-    record = SearchLog(None if log is None else Path(log), settings, scorer, restart)
-    head = space.model.to_descriptors
-    measure = None if head is None else head.weight.detach().cpu().float().numpy().T
-    rngs = np.random.default_rng(random_state).spawn(len(origins))
-    firsts = scorer.score(origins)
-    runs = [
-        _Run(row, seed, METHODS[method](z, radius, codes, rng, measure), _total(first), {seed: first})
-        for row, (seed, z, rng, first) in enumerate(zip(origins, mu, rngs, firsts, strict=True))
-    ]
-    for run, z in zip(runs, mu, strict=True):
-        run.search.tell(z[None], [_key(run.seen[run.seed])], 0, False)
-    seen = [run.seen for run in runs]
-    if not record.generations:
-        n = len(runs)
-        record.add({"generation": [0] * n, "row": list(range(n)), "seed": origins, "smiles": origins,
-                    "canonical": origins, "log_prob": [math.nan] * n, "similarity": [1.0] * n,
-                    "error": [None] * n}, seen)  # fmt: skip
-    pace = math.ceil(codes * calls / max_draws)
-    hidden = None if progress is None else not progress
     with contextlib.ExitStack() as stack:
+        if log is not None:
+            stack.enter_context(alone(log))
+        record = SearchLog(None if log is None else Path(log), settings, scorer, restart)
+        head = space.model.to_descriptors
+        measure = None if head is None else head.weight.detach().cpu().float().numpy().T
+        rngs = np.random.default_rng(random_state).spawn(len(origins))
+        firsts = scorer.score(origins)
+        runs = [
+            _Run(row, seed, METHODS[method](z, radius, codes, rng, measure), _total(first), {seed: first})
+            for row, (seed, z, rng, first) in enumerate(zip(origins, mu, rngs, firsts, strict=True))
+        ]
+        for run, z in zip(runs, mu, strict=True):
+            run.search.tell(z[None], [_key(run.seen[run.seed])], 0, False)
+        seen = [run.seen for run in runs]
+        if not record.generations:
+            n = len(runs)
+            record.add({"generation": [0] * n, "row": list(range(n)), "seed": origins, "smiles": origins,
+                        "canonical": origins, "log_prob": [math.nan] * n, "similarity": [1.0] * n,
+                        "error": [None] * n}, seen)  # fmt: skip
+        pace = math.ceil(codes * calls / max_draws)
+        hidden = None if progress is None else not progress
         stack.callback(record.save, seen)
         bar = stack.enter_context(tqdm(total=calls * len(runs), desc=method, unit=" calls", disable=hidden))
         for generation in range(1, 1 + max_draws):
@@ -220,7 +227,7 @@ def optimize(
             for run, molecules, one in zip(live, chosen, found, strict=True):
                 _tell(run, molecules, one, scorer, space.dim)
             failed = [score.error for score in scorer.known.values() if score.error]
-            if len(scorer.known) == len(failed) > len(runs):
+            if len(scorer.known) == len(failed) >= max(FAILURES, 2 * len(runs)):
                 raise ValueError(f"the oracle failed for each of {len(failed)} molecules; the first: {failed[0]}")
             bar.update(sum(len(run.seen) for run in runs) - bar.n)
             best = [run.best for run in runs if run.best > -math.inf]

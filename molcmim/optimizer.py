@@ -19,6 +19,8 @@ from molcmim.model import MolCMIMModel
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of Jordan et al.'s quintic iteration: steepest at 0, and leaving singular values near 1, not at it."""
+BETAS = (0.9, 0.98)
+"""Of AdamW."""
 ITERATIONS = 5
 MOMENTUM = 0.95
 RMS = 0.2
@@ -39,8 +41,6 @@ class MuonAdamW(torch.optim.Optimizer):
         What Muon and what AdamW update; weight decay applies to `matrices` only.
     lr, weight_decay : float
         Of both.
-    betas : tuple of float
-        Of AdamW.
     """
 
     def __init__(
@@ -49,9 +49,8 @@ class MuonAdamW(torch.optim.Optimizer):
         others: list[Tensor],
         lr: float,
         weight_decay: float,
-        betas: tuple[float, float],
     ) -> None:
-        self._adamw = AdamW(others, lr=lr, weight_decay=0.0, betas=betas, fused=True)
+        self._adamw = AdamW(others, lr=lr, weight_decay=0.0, betas=BETAS, fused=True)
         muon = {"params": matrices, "weight_decay": weight_decay}
         super().__init__([muon, *self._adamw.param_groups], {"lr": lr})
 
@@ -103,9 +102,7 @@ def orthogonalize(x: Float[Tensor, "n r c"]) -> Float[Tensor, "n r c"]:
     return x
 
 
-def build_optimizer(
-    model: MolCMIMModel, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.98)
-) -> MuonAdamW:
+def build_optimizer(model: MolCMIMModel, lr: float, weight_decay: float) -> MuonAdamW:
     """Give Muon every weight matrix between hidden vectors, AdamW embeddings, output heads, norms and biases."""
     outer = (model.decoder.to_vocabulary, model.to_descriptors)
     matrices: list[Tensor] = [
@@ -113,4 +110,4 @@ def build_optimizer(
     ]
     inner = {id(parameter) for parameter in matrices}
     others: list[Tensor] = [parameter for parameter in model.parameters() if id(parameter) not in inner]
-    return MuonAdamW(matrices, others, lr, weight_decay, betas)
+    return MuonAdamW(matrices, others, lr, weight_decay)

@@ -107,8 +107,12 @@ class Scorer:
             columns = [_ask(name, oracle, new) for name, oracle in self.objectives.items()]
             for i, molecule in enumerate(new):
                 parts, errors = zip(*(column[i] for column in columns), strict=True)
-                total = float(np.dot(parts, list(self.weights.values())))
-                self.known[molecule] = Score(parts, total, next(filter(None, errors), None))
+                with np.errstate(over="ignore", invalid="ignore"):
+                    total = float(np.dot(parts, list(self.weights.values())))
+                error = next(filter(None, errors), None)
+                if not error and not np.isfinite(total):
+                    total, error = np.nan, "the weighted sum is not finite"
+                self.known[molecule] = Score(parts, total, error)
         return [self.known[molecule] for molecule in molecules]
 
 

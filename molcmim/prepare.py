@@ -22,6 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from molcmim import files, folders, smiles
+from molcmim.atomic import open_to_others
 from molcmim.data import DESCRIPTORS, MANIFEST, OFFSETS, TOKENIZER, TOKENS, StoreManifest
 from molcmim.embedding_files import NpyFile
 from molcmim.tokenizer import (
@@ -120,7 +121,7 @@ def prepare(
     codec, notation = Codec.of(loaded), notation_of(loaded)
     work = functools.partial(_work, codec, notation, recipe)
     names = list(smiles.DESCRIPTOR_NAMES) if recipe.descriptors else []
-    bar = tqdm(total=_count(inputs), unit=" molecules", unit_scale=True, disable=not progress)
+    bar = tqdm(total=_count(inputs), unit=" molecules", unit_scale=True, disable=None if progress else True)
     tasks = _tasks(inputs, column)
     with bar, _folder(output) as folder, open(folder / REJECTS, "w", newline="", encoding="utf-8") as rejects:
         log = csv.writer(rejects)
@@ -288,7 +289,7 @@ def _folder(output: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     try:
         yield folder
-        folder.chmod(0o755)
+        open_to_others(folder)
         os.rename(folder, output)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -44,6 +44,8 @@ def pretrain(
 ) -> Path:
     """Train a model on a token store; go on where an earlier, interrupted call with the same `output` stopped.
 
+    It sets the seeds of Python, NumPy and torch.
+
     Parameters
     ----------
     store, valid : path

@@ -1,4 +1,4 @@
-"""Properties of whole molecules that generation is judged by. The third door to RDKit; knows no model and no file."""
+"""Properties of whole molecules that generation is judged by. Another door to RDKit; knows no model and no file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Float64
 from rdkit import Chem
 from rdkit.Chem import QED, Crippen, Descriptors
-from rdkit.rdBase import BlockLogs
 
 from molcmim import smiles
+from molcmim.similarity import tanimoto
 
 
 def synthetic_accessibility(mol: Chem.Mol) -> float:
@@ -64,7 +64,7 @@ def properties(molecules: Sequence[str], names: Sequence[str] = tuple(PROPERTIES
     """
     if unknown := [name for name in names if name not in PROPERTIES]:
         raise ValueError(f"unknown property {', '.join(unknown)}; known are {', '.join(PROPERTIES)}")
-    with BlockLogs():
+    with smiles.quiet():
         mols = [smiles.parse(molecule) for molecule in molecules]
         return np.array([[PROPERTIES[name](mol) for name in names] for mol in mols], np.float64).reshape(-1, len(names))
 
@@ -74,8 +74,6 @@ def internal_diversity(molecules: Sequence[str]) -> float:
 
     IntDiv1 of MOSES (Polykovskiy et al., arXiv 1811.12823), but that a row is not paired with itself.
     """
-    bits = (smiles.fingerprints(molecules, "morgan") > 0).astype(np.float32)
-    shared, own = bits @ bits.T, bits.sum(1)
-    similarity = shared / (own[:, None] + own - shared)
+    bits = smiles.packed_bits(molecules)
     n = len(bits)
-    return float(1 - (similarity.sum(dtype=np.float64) - n) / (n * (n - 1)))
+    return float(1 - (tanimoto(bits, bits).sum(dtype=np.float64) - n) / (n * (n - 1)))

@@ -13,8 +13,8 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from molcmim.data import gather
-from molcmim.featurizer import DECODED, TOKENS_PER_BATCH, embed
+from molcmim.data import TOKENS_PER_BATCH, by_length, gather
+from molcmim.featurizer import DECODED, embed
 from molcmim.kernel_machine import CLIP
 from molcmim.model import MolCMIMModel
 from molcmim.spelling import Spelled
@@ -41,8 +41,8 @@ class Head(nn.Module):
 
     def __init__(self, width: int, outputs: int, waves: int, dropout: float) -> None:
         super().__init__()
-        self.register_buffer("center", torch.zeros(width))
-        self.register_buffer("scale", torch.ones(width))
+        self.register_buffer("center", torch.zeros(width, dtype=torch.float32))
+        self.register_buffer("scale", torch.ones(width, dtype=torch.float32))
         self.linear = nn.Linear(width, outputs)
         self.frequencies = nn.Linear(width, waves)
         self.waves = nn.Linear(waves, outputs, bias=False)
@@ -105,17 +105,13 @@ def run(
     encoded = spelled.encoded
     lengths = np.diff(encoded.offsets)
     used = np.unique(spelled.spellings)
-    order = used[np.argsort(-lengths[used], kind="stable")]
     budget = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
     width = len(network.head.center) if features else network.head.linear.out_features
     out = np.zeros((len(lengths), width), np.float32)
-    done = 0
-    with tqdm(total=len(order), desc="predicting", unit=" spellings", disable=not progress) as bar:
-        while done < len(order):
-            rows = order[done : done + max(1, budget // int(lengths[order[done]]))]
-            inputs = batch(spelled, rows, device)
+    with tqdm(total=len(used), desc="predicting", unit=" spellings", disable=not progress) as bar:
+        for some in by_length(lengths[used], budget):
+            inputs = batch(spelled, rows := used[some], device)
             out[rows] = (network.features(*inputs) if features else network(*inputs)).cpu().numpy()
-            done += len(rows)
             bar.update(len(rows))
     network.train(was_training)
     return out

@@ -22,7 +22,11 @@ PART = "measured"
 
 
 def check(
-    model: str | os.PathLike[str], molecules: str | os.PathLike[str], columns: Sequence[str], column: str | None = None
+    model: str | os.PathLike[str],
+    molecules: str | os.PathLike[str],
+    columns: Sequence[str],
+    column: str | None = None,
+    format: str | None = None,
 ) -> None:
     """Refuse columns that :func:`assess` could not use, before anything is predicted.
 
@@ -30,20 +34,18 @@ def check(
     ----------
     model, columns, column
         As for :func:`assess`.
-    molecules
-        File that is to be predicted.
+    molecules, format
+        File that is to be predicted, and its format if its suffix does not say it.
 
     Raises
     ------
     ValueError
         If there are not as many columns as targets, one is missing, or holds a class that the model does not know.
     """
-    task = read_record(Path(model))["task"]
-    if len(columns) != len(task["targets"]):
-        raise ValueError(f"{model} predicts {', '.join(task['targets'])}: name a column of measured values for each")
+    task = _task_of(model, columns)
     if not Path(molecules).is_file():  # what is piped can be read once only
         return
-    for chunk in read_chunks(molecules, column):
+    for chunk in read_chunks(molecules, column, format):
         values = frame_of([chunk], molecules, list(columns), labels=True)[list(columns)].to_numpy()
         if task["kind"] == "regression":
             return
@@ -83,7 +85,7 @@ def assess(
         If there are not as many columns as targets, one is missing, or holds a class that the model does not know, or
         if no prediction has a value beside it.
     """
-    check(model, predictions, columns, column)
+    _task_of(model, columns)
     path, loaded = Path(predictions), PropertyModel.load(model, "cpu")
     task = loaded.task
     chunks = list(read_chunks(path, column))
@@ -108,6 +110,14 @@ def assess(
     else:
         tuning_plots.classes(task, values, outputs, parts, path.with_suffix(".confusion.png"))
     return metrics
+
+
+def _task_of(model: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, Any]:
+    """Say what is predicted; ValueError if there are not as many columns as targets."""
+    task: dict[str, Any] = read_record(Path(model))["task"]
+    if len(columns) != len(task["targets"]):
+        raise ValueError(f"{model} predicts {', '.join(task['targets'])}: name a column of measured values for each")
+    return task
 
 
 def _numbered(labels: np.ndarray, classes: list[Any], path: Path) -> Float64[np.ndarray, "n t"]:

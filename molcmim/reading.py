@@ -47,6 +47,10 @@ class Reader(NamedTuple):
             strings, reasons = smiles.canonicalize(molecules, self.standardize)
         else:
             strings, reasons = _as_written(molecules)
+        return self.encode(strings, reasons)
+
+    def encode(self, strings: list[str | None], reasons: list[str | None]) -> Encoded:
+        """Encode SMILES that have been judged: None for those with a reason against them; adds more reasons."""
         read = list(strings)
         if self.notation == "selfies":
             _to_selfies(strings, reasons)

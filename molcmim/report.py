@@ -36,7 +36,7 @@ AVERAGED = 5
 MEAN = f"mean of the {AVERAGED} best by valid RMSE"
 
 
-def write_results(records: Sequence[dict[str, Any]], folder: Path) -> pd.DataFrame:
+def _write_results(records: Sequence[dict[str, Any]], folder: Path) -> pd.DataFrame:
     """Write ``results.csv``, a row per fit, and return it, with predictions and what the features are called."""
     results = pd.DataFrame(records)
     # A file that has grown, or another column of it: another data set, whose rows and values are not to be compared.
@@ -69,7 +69,7 @@ def write(records: Sequence[dict[str, Any]], notes: Sequence[str], folder: Path)
     DataFrame
         The results.
     """
-    results = write_results(records, folder)
+    results = _write_results(records, folder)
     summary = summarize(results)
     with atomic_path(folder / "table.md") as path:
         path.write_text(markdown(results, summary, notes), encoding="utf-8")

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 from tqdm import tqdm
 
-from molcmim import smiles
+from molcmim import similarity, smiles, splits
 from molcmim.featurizer import Featurizer
 from molcmim.plots import new_figure, save_figure
 
@@ -34,6 +33,7 @@ def measure(
     embedding: str = "mean",
     random_state: int = 0,
     progress: bool | None = None,
+    spellings: int = 1,
 ) -> pd.DataFrame:
     """Rank a library for molecules drawn from it, by the cosine of their embeddings and by Tanimoto similarity.
 
@@ -42,8 +42,8 @@ def measure(
 
     Parameters
     ----------
-    featurizer, embedding
-        What embeds them.
+    featurizer, embedding, spellings
+        What embeds them, and how; see :meth:`molcmim.Featurizer.featurize`.
     molecules
         SMILES, all readable; repeated ones count once.
     queries
@@ -63,16 +63,16 @@ def measure(
     Raises
     ------
     MoleculeError
-        If a molecule cannot be embedded; its rows are those of the different molecules.
+        If a molecule cannot be read, or embedded.
     ValueError
         If there are not more molecules than neighbours looked at.
     """
-    library = list(dict.fromkeys(molecules))
+    library = list(dict.fromkeys(splits.canonical(molecules)))
     if len(library) <= KS[-1]:
         raise ValueError(f"retrieval takes more than {KS[-1]} different molecules; there are {len(library)}")
-    X = featurizer.featurize(library, embedding, progress=progress)
+    X = featurizer.featurize(library, embedding, progress=progress, spellings=spellings)
     X /= np.linalg.norm(X, axis=1, keepdims=True)
-    bits = np.concatenate([_bits(library[i : i + 1000]) for i in range(0, len(library), 1000)])
+    bits = smiles.packed_bits(library)
     names, scaffolds = np.unique([smiles.murcko_scaffold(molecule) for molecule in library], return_inverse=True)
     cyclic = names[scaffolds] != ""
 
@@ -83,7 +83,7 @@ def measure(
     for start in range(0, len(sought), QUERIES_AT_A_TIME):
         rows = sought[start : start + QUERIES_AT_A_TIME]
         at = slice(start, start + len(rows))
-        likeness = _tanimoto(bits[rows], bits)
+        likeness = similarity.tanimoto(bits[rows], bits)
         shared = scaffolds[rows, None] == scaffolds
         itself = np.arange(len(rows)), rows
         for ranking, score in enumerate((X[rows] @ X.T, likeness.copy())):
@@ -105,7 +105,7 @@ def measure(
         {
             "ranking": ranking,
             "k": k,
-            "same_scaffold": np.nanmean(same[r, i]),
+            "same_scaffold": np.nanmean(same[r, i]) if cyclic[sought].any() else np.nan,
             "similar": similar[r, i].mean(),
             "tanimoto": tanimoto[r, i].mean(),
             "queries": len(sought),
@@ -135,12 +135,3 @@ def draw(measured: pd.DataFrame, path: Path) -> None:
     queries, library = measured.iloc[0][["queries", "library"]]
     figure.suptitle(f"{queries:,} queries in {library:,} molecules", fontsize=11)
     save_figure(figure, path)
-
-
-def _bits(molecules: Sequence[str]) -> Float[np.ndarray, "n p"]:
-    return (smiles.fingerprints(molecules, "morgan") > 0).astype(np.float32)
-
-
-def _tanimoto(a: Float[np.ndarray, "q p"], b: Float[np.ndarray, "n p"]) -> Float[np.ndarray, "q n"]:
-    both = a @ b.T
-    return both / (a.sum(1)[:, None] + b.sum(1) - both)

@@ -76,7 +76,8 @@ class CovarianceAdaptation:
       is one of what is known, drawn with a probability that falls as 1 / rank.
     - A radius that grows while codes give known molecules, and shrinks while they give none that may be scored.
 
-    Where it has not found better in `PATIENCE` generations, the engine begins anew from the best code that it knows.
+    Where it has not found better in `PATIENCE` generations, the engine begins anew from the best code that it knows. So
+    few generations hardly move the covariance of hundreds of coordinates; the rest does most of the work.
     """
 
     chooses: ClassVar[bool] = True

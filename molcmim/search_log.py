@@ -57,8 +57,6 @@ class SearchLog:
         self.tables: list[pa.Table] = []
         self.generations: dict[int, pa.Table] = {}
         self.scorer = scorer
-        if path is not None and not path.parent.is_dir():
-            raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in")
         if path is not None and path.exists() and not restart:
             self._load(path)
 

@@ -30,13 +30,9 @@ def nearest(queries: UInt8[np.ndarray, "n b"], known: UInt8[np.ndarray, "m b"]) 
     """
     best, which = np.zeros(len(queries), np.float32), np.zeros(len(queries), np.int64)
     for first in range(0, len(known), AT_ONCE):
-        right, right_count = _unpacked(known[first : first + AT_ONCE])
         for start in range(0, len(queries), AT_ONCE):
             rows = slice(start, start + AT_ONCE)
-            left, left_count = _unpacked(queries[rows])
-            common = left @ right.T
-            either = left_count[:, None] + right_count - common
-            found = common / np.maximum(either, 1)
+            found = tanimoto(queries[rows], known[first : first + AT_ONCE])
             top = found.argmax(1)
             value = found[np.arange(len(top)), top]
             which[rows] = np.where(value > best[rows], first + top, which[rows])
@@ -44,6 +40,8 @@ def nearest(queries: UInt8[np.ndarray, "n b"], known: UInt8[np.ndarray, "m b"]) 
     return Nearest(best, which)
 
 
-def _unpacked(packed: UInt8[np.ndarray, "k b"]) -> tuple[Float32[np.ndarray, "k 8*b"], Float32[np.ndarray, " k"]]:
-    bits = np.unpackbits(packed, axis=1).astype(np.float32)
-    return bits, bits.sum(1)
+def tanimoto(a: UInt8[np.ndarray, "n b"], b: UInt8[np.ndarray, "m b"]) -> Float32[np.ndarray, "n m"]:
+    """Tanimoto similarity of each fingerprint to each, as one product of matrices; bits are as for :func:`nearest`."""
+    left, right = (np.unpackbits(packed, axis=1).astype(np.float32) for packed in (a, b))
+    common = left @ right.T
+    return common / np.maximum(left.sum(1)[:, None] + right.sum(1) - common, 1)

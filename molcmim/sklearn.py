@@ -45,6 +45,8 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
         Molecules a batch; default: as many as a budget of tokens allows.
     device : str or torch.device, optional
         Default: CUDA if there is one, else CPU.
+    spellings : int
+        SMILES of each molecule that mu is averaged over; see :meth:`molcmim.Featurizer.featurize`.
 
     Examples
     --------
@@ -64,6 +66,7 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
         standardize: bool = False,
         batch_size: int | None = None,
         device: str | torch.device | None = None,
+        spellings: int = 1,
     ) -> None:
         self.checkpoint = checkpoint
         self.embedding = embedding
@@ -72,6 +75,7 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
         self.standardize = standardize
         self.batch_size = batch_size
         self.device = device
+        self.spellings = spellings
 
     def fit(self, X: Any, y: Any = None) -> MolCMIMTransformer:
         """Check the settings and the shape of X; the molecules themselves are judged by `transform`.
@@ -120,6 +124,7 @@ class MolCMIMTransformer(TransformerMixin, BaseEstimator):
             self.canonicalize,
             self.standardize,
             self.batch_size,
+            spellings=self.spellings,
         )
 
     def get_feature_names_out(self, input_features: Any = None) -> Shaped[np.ndarray, " d"]:

@@ -61,7 +61,7 @@ class _Property(BaseEstimator):
     ) -> None:
         """Fit `model_`; `y` and the values of `valid` are columns of numbers, NaN where unknown."""
         from molcmim.finetune import Choices, finetune, judge
-        from molcmim.smiles import BadMolecule, MoleculeError
+        from molcmim.smiles import canonicalize, refuse
 
         if self.on_error not in ("raise", "nan"):
             raise ValueError(f"on_error must be 'raise' or 'nan' here, got {self.on_error!r}")
@@ -74,25 +74,27 @@ class _Property(BaseEstimator):
         if weights.ndim != 1:
             raise ValueError(f"sample_weight must be one number a row, got shape {weights.shape}")
         valid_weights = None
-        reasons = judge(self.checkpoint, smiles.tolist(), self.standardize)
-        if bad := [BadMolecule(row, smiles[row], reason) for row, reason in enumerate(reasons) if reason is not None]:
-            raise MoleculeError(bad)
+        refuse(smiles, judge(self.checkpoint, smiles.tolist(), self.standardize))
         if valid is None:
             if not 0 < self.validation_fraction < 1:
                 raise ValueError(f"validation_fraction must be between 0 and 1, got {self.validation_fraction}")
             order = np.random.RandomState(seed).permutation(len(y))
             order = order[~np.isnan(y[order]).all(1) & (weights[order] != 0)]  # rows that count: others choose nothing
-            held_out = max(1, round(self.validation_fraction * len(order)))
-            if held_out >= len(order):
+            molecule, texts = pd.factorize(np.array(canonicalize(smiles[order], self.standardize)[0], object))
+            held_out = max(1, round(self.validation_fraction * len(texts)))
+            if held_out >= len(texts):
                 raise ValueError(
-                    f"{len(order)} sample(s) with a value and a weight leave nothing to train on beside the valid "
+                    f"{len(texts)} molecule(s) with a value and a weight leave nothing to train on beside the valid "
                     "part; give more"
                 )
-            chosen = np.arange(held_out)
+            drawn = np.arange(held_out)
             if kind != "regression" and y.shape[1] == 1:  # every class as often as its share says
-                order = order[np.argsort(y[order, 0], kind="stable")]
-                chosen = ((chosen + 0.5) * len(order) / held_out).astype(int)
-            inner, outer = np.delete(order, chosen), order[chosen]
+                label = y[order[np.unique(molecule, return_index=True)[1]], 0]
+                drawn = np.argsort(label, kind="stable")[((drawn + 0.5) * len(texts) / held_out).astype(int)]
+                only = np.bincount(label.astype(int))[label[drawn].astype(int)] == 1
+                drawn = drawn if only.all() else drawn[~only]  # the only one of its class is learned from
+            chosen = np.isin(molecule, drawn)  # all rows of a molecule: what is told apart must not be known
+            inner, outer = order[~chosen], order[chosen]
             valid, valid_weights = (smiles[outer], y[outer]), weights[outer]
             smiles, y, weights = smiles[inner], y[inner], weights[inner]
         named = {name: getattr(self, name) for name in ("embedding", "ensemble", "standardize")}
@@ -118,8 +120,21 @@ class _Property(BaseEstimator):
         ndarray of float64, shape (n,)
             Of Morgan fingerprints, radius 2, 2,048 bits; NaN for a molecule that cannot be read.
         """
+        return self._nearest_train(X)[0]
+
+    def nearest_train(self, X: Any) -> Shaped[np.ndarray, " n"]:
+        """Say which molecule it is that :meth:`train_similarity` is the similarity to.
+
+        Returns
+        -------
+        ndarray of object, shape (n,)
+            Canonical SMILES; None for a molecule that cannot be read.
+        """
+        return self._nearest_train(X)[1]
+
+    def _nearest_train(self, X: Any) -> tuple[Float64[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
         check_is_fitted(self, "model_")
-        return self.model_.train_similarity(self.model_.speller().read(column(X, type(self).__name__)))
+        return self.model_.nearest_train(self.model_.speller().read(column(X, type(self).__name__)))
 
     @property
     def history_(self) -> list[dict[str, float]]:

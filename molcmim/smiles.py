@@ -1,13 +1,15 @@
-"""Molecules: the only door to RDKit, and the one gate where input is judged. Knows no token and no file.
+"""Molecules: the main door to RDKit, and the one gate where input is judged. Knows no token and no file.
 
 Every function keeps RDKit's log quiet while it runs, and leaves the log's settings as they were.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,6 +57,13 @@ class MoleculeError(ValueError):
         return "\n".join([head, *shown, "Correct or remove them (or choose another on_error, where there is one)."])
 
 
+def refuse(rows: Any, reasons: Sequence[str | None]) -> None:
+    """Raise one MoleculeError that names every row (of a list or array) with a reason against it, if there is any."""
+    if bad := [BadMolecule(row, rows[row], reason) for row, reason in enumerate(reasons) if reason is not None]:
+        raise MoleculeError(bad)
+
+
+_LOG = threading.RLock()
 MAX_CHARACTERS = 5000
 """Longest SMILES that is read. RDKit's time grows with the square of the length, and a chain of 30,000 atoms
 overflows the stack and takes the process along."""
@@ -62,6 +71,13 @@ overflows the stack and takes the process along."""
 _PLAIN_SMILES = Chem.SmilesParserParams()
 _PLAIN_SMILES.allowCXSMILES = False
 _PLAIN_SMILES.parseName = False
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep RDKit's log quiet, and to one thread: it is the process's, and two that capture it at once end it."""
+    with _LOG, BlockLogs():
+        yield
 
 
 def parse(molecule: object) -> Chem.Mol:
@@ -82,7 +98,7 @@ def parse(molecule: object) -> Chem.Mol:
     """
     if isinstance(molecule, Unreadable):
         raise ValueError(molecule.reason)
-    with BlockLogs(), CaptureErrorLog() as log:
+    with quiet(), CaptureErrorLog() as log:
         if isinstance(molecule, Chem.Mol):
             if not 0 < molecule.GetNumAtoms() <= MAX_CHARACTERS:
                 raise ValueError(f"{molecule.GetNumAtoms():,} atoms; 1 to {MAX_CHARACTERS:,} are read")
@@ -121,7 +137,7 @@ def from_mol_block(block: str) -> str | Unreadable:
     """Write the canonical SMILES of a MOL block, V2000 or V3000, if RDKit can read it and it is not too large."""
     if not block.strip():
         return Unreadable("a record without a whole MOL block, which ends with M  END")
-    with BlockLogs(), CaptureErrorLog() as log:
+    with quiet(), CaptureErrorLog() as log:
         mol = Chem.MolFromMolBlock(block)
         if mol is None:
             return Unreadable(_reason(log.messages))
@@ -169,14 +185,14 @@ def canonicalize(molecules: Iterable[object], standardize: bool = False) -> tupl
     read = _read_standardized if standardize else parse
     smiles: list[str | None] = []
     reasons: list[str | None] = []
-    with BlockLogs():
-        for molecule in molecules:
-            try:
+    for molecule in molecules:  # whatever it waits for, other threads may read meanwhile
+        try:
+            with quiet():
                 smiles.append(to_smiles(read(molecule)))
-                reasons.append(None)
-            except ValueError as error:
-                smiles.append(None)
-                reasons.append(str(error))
+            reasons.append(None)
+        except ValueError as error:
+            smiles.append(None)
+            reasons.append(str(error))
     return smiles, reasons
 
 
@@ -190,7 +206,7 @@ def standardize(mol: Chem.Mol) -> Chem.Mol:
     Atom-map numbers are dropped, the largest fragment is kept (one with carbon if there is any), and charges
     are neutralised where adding or taking hydrogen does it.
     """
-    with BlockLogs():
+    with quiet():
         mol = Chem.Mol(mol)
         for atom in mol.GetAtoms():
             atom.SetAtomMapNum(0)
@@ -239,7 +255,7 @@ def descriptors(mol: Chem.Mol) -> Float32[np.ndarray, " p"]:
     ndarray of float32, shape (len(DESCRIPTOR_NAMES),)
         All finite: where RDKit has no finite value (an element without parameters) stands 0.
     """
-    with BlockLogs():
+    with quiet():
         values = [*_PROPERTIES.ComputeProperties(mol), *(count(mol) for _, count in Fragments.fns)]
         for vector in _VECTORS.values():
             values += vector(mol)
@@ -298,7 +314,7 @@ def fingerprints(molecules: Iterable[object], kind: str) -> Float32[np.ndarray, 
     """
     if kind not in FINGERPRINTS:
         raise ValueError(f"unknown fingerprint {kind!r}; known are {', '.join(FINGERPRINTS)}")
-    with BlockLogs():
+    with quiet():
         rows = [FINGERPRINTS[kind](parse(molecule)) for molecule in molecules]
     values = np.nan_to_num(np.array(rows, np.float64)).clip(-LARGEST_FEATURE, LARGEST_FEATURE)
     return values.astype(np.float32)
@@ -312,7 +328,7 @@ def packed_bits(molecules: Iterable[str]) -> UInt8[np.ndarray, "n 256"]:
     molecules : iterable of str
         Readable SMILES.
     """
-    with BlockLogs():
+    with quiet():
         rows = [_MORGAN.GetFingerprintAsNumPy(parse(molecule)) for molecule in molecules]
     return np.packbits(np.array(rows, np.uint8).reshape(len(rows), 2048), axis=1)
 
@@ -327,7 +343,7 @@ def leaders(molecules: Sequence[str], similarity: float) -> list[int]:
     similarity : float
         Tanimoto similarity of Morgan fingerprints, as :func:`similarities` has it.
     """
-    with BlockLogs():
+    with quiet():
         prints = [_MORGAN.GetFingerprint(parse(molecule)) for molecule in molecules]
     return list(rdSimDivPickers.LeaderPicker().LazyBitVectorPick(prints, len(prints), 1 - similarity))
 
@@ -342,7 +358,7 @@ def similarities(query: str, molecules: Sequence[str | None]) -> Float64[np.ndar
     molecules : sequence of str or None
         Readable SMILES; None has the similarity NaN.
     """
-    with BlockLogs():
+    with quiet():
         wanted = _MORGAN.GetFingerprint(parse(query))
         known = [i for i, molecule in enumerate(molecules) if molecule is not None]
         prints = [_MORGAN.GetFingerprint(parse(molecules[i])) for i in known]

@@ -20,7 +20,7 @@ from molcmim import loaded, smiles
 from molcmim.data import gather
 from molcmim.decoding import VALID_BEAMS, beam_search, decode_batches, log_probability, parse_decoding
 from molcmim.featurizer import Featurizer
-from molcmim.smiles import BadMolecule, MoleculeError
+from molcmim.spelling import Spelled
 from molcmim.tokenizer import SPECIAL_TOKENS, Codec, selfies_to_smiles
 
 Checkpoint = str | os.PathLike[str] | Featurizer
@@ -75,10 +75,13 @@ class Space:
             ids |= {i for token, i in vocab.items() if len(token) == 1 and token != "."}
         return sorted(ids)
 
-    def encode(self, molecules: Sequence[object]) -> Codes:
+    def encode(self, molecules: Sequence[object], spellings: int = 1) -> Codes:
         """Codes of molecules, whatever they are: those that cannot be encoded have a reason."""
-        encoded = self.featurizer.reader().read(molecules)
-        pairs = zip(encoded.smiles, encoded.reasons, strict=True)
+        encoded = self.featurizer.read_with(spellings=spellings)(molecules)
+        strings = encoded.smiles
+        if isinstance(encoded, Spelled):  # which has each molecule once
+            strings = [None if i < 0 else encoded.smiles[i] for i in encoded.which]
+        pairs = zip(strings, encoded.reasons, strict=True)
         encodable = ["" if reason else string or "" for string, reason in pairs]
         return Codes(encodable, encoded.reasons, self.featurizer.embed_encoded(encoded, "mean"))
 
@@ -151,7 +154,8 @@ class Space:
         each = search.get("num_return_sequences", 1)
         log_prob, finished = np.empty(len(z) * each, np.float32), np.empty(len(z) * each, bool)
         quiet = None if len(z) >= SHOW_PROGRESS_FROM else True  # None: hidden where there is no terminal
-        with tqdm(total=len(z), desc="decoding", unit=" molecules", disable=quiet) as bar:
+        bar = tqdm(total=len(z), desc="decoding", unit=" molecules", disable=quiet)
+        with bar, torch.autocast(self.model.device.type, enabled=False):  # whatever the caller computes in
             for batch in decode_batches(self.model, z, search, self.forbidden, rng):
                 rows = slice(len(strings), len(strings) + len(batch.ids))
                 strings += self.tokenizer.batch_decode(batch.ids, skip_special_tokens=True)
@@ -189,7 +193,8 @@ class Space:
     def _log_p(self, ids: Int[np.ndarray, "n t"], z: Float32[np.ndarray, "n z"]) -> Float32[np.ndarray, " n"]:
         parts = zip(torch.from_numpy(ids).split(64), torch.tensor(z).split(64), strict=True)
         device = self.model.device
-        return torch.cat([log_probability(self.model, i.to(device), c.to(device)).cpu() for i, c in parts]).numpy()
+        with torch.autocast(device.type, enabled=False):
+            return torch.cat([log_probability(self.model, i.to(device), c.to(device)).cpu() for i, c in parts]).numpy()
 
     def _written(self, frame: pd.DataFrame) -> Int[np.ndarray, "n t"]:
         """Token ids of what was decoded, as it was decoded."""
@@ -207,9 +212,8 @@ def good_rows(
     """Rows without a reason against them; raises if there are others and they are not to be tolerated."""
     if on_error not in known:
         raise ValueError(f"on_error must be one of {', '.join(known)}, got {on_error!r}")
-    bad = [BadMolecule(i, rows[i], reason) for i, reason in enumerate(reasons) if reason is not None]
-    if bad and on_error == "raise":
-        raise MoleculeError(bad)
+    if on_error == "raise":
+        smiles.refuse(rows, reasons)
     return np.array([i for i, reason in enumerate(reasons) if reason is None], np.int64)
 
 

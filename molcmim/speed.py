@@ -23,8 +23,8 @@ from tqdm import tqdm
 from transformers import RobertaConfig, RobertaModel
 
 from molcmim import smiles
-from molcmim.data import PAD_ID, gather
-from molcmim.featurizer import TOKENS_PER_BATCH, Featurizer
+from molcmim.data import PAD_ID, TOKENS_PER_BATCH, by_length, gather
+from molcmim.featurizer import Featurizer
 
 SHAPES: dict[str, dict[str, Any]] = {
     "ChemBERTa-77M's shape": {
@@ -144,14 +144,11 @@ def _fresh(shape: dict[str, Any], featurizer: Featurizer) -> Contender:
         encoded = reader.read(molecules)
         lengths = np.diff(encoded.offsets)
         X = np.empty((len(lengths), config.hidden_size), np.float32)
-        order, done = np.argsort(-lengths, kind="stable"), 0
-        while done < len(order):
-            rows = order[done : done + max(1, TOKENS_PER_BATCH["cpu"] // int(lengths[order[done]]))]
+        for rows in by_length(lengths, TOKENS_PER_BATCH["cpu"]):
             ids, _ = gather(encoded.ids, encoded.offsets, rows)
             mask = torch.from_numpy(ids != PAD_ID)
             hidden = model(torch.from_numpy(ids), mask).last_hidden_state
             X[rows] = (torch.einsum("btd,bt->bd", hidden, mask.float()) / mask.sum(1, keepdim=True)).numpy()
-            done += len(rows)
         return X[encoded.which]
 
     return embed

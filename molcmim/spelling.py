@@ -30,8 +30,10 @@ class Spelled(NamedTuple):
     """Which molecule each row of the input is; -1 for a bad row."""
     reasons: list[str | None]
     """Why a row is bad, None for a good one; n long."""
+    smiles: list[str]
+    """Canonical SMILES of each molecule."""
     descriptors: Float32[np.ndarray, "u p"]
-    """RDKit's 2D descriptors of each molecule, those that were asked for."""
+    """Its RDKit's 2D descriptors, those that were asked for."""
     bits: UInt8[np.ndarray, "u 256"]
     """Its :func:`molcmim.smiles.packed_bits`."""
 
@@ -57,8 +59,8 @@ class Speller(NamedTuple):
         strings, reasons = smiles.canonicalize(molecules, self.reader.standardize)
         number: dict[str, int] = {}
         which = np.array([-1 if s is None else number.setdefault(s, len(number)) for s in strings], np.int64)
-        written = [spelling for string in number for spelling in self._spell(string)]
-        encoded = self.reader._replace(canonicalize=False, standardize=False).read(written)
+        written: list[str | None] = [spelling for string in number for spelling in self._spell(string)]
+        encoded = self.reader.encode(written, [None] * len(written))
         spellings = encoded.which.reshape(len(number), self.spellings)
         fits = spellings[:, 0] >= 0
         for row in np.flatnonzero((which >= 0) & ~fits[which] if len(number) else []):
@@ -69,7 +71,7 @@ class Speller(NamedTuple):
         now = np.append(np.where(fits, np.cumsum(fits) - 1, -1), -1)
         good = [string for string, fit in zip(number, fits, strict=True) if fit]
         bits = smiles.packed_bits(good)
-        return Spelled(encoded, kept, owner, now[which], reasons, self._describe(good), bits)
+        return Spelled(encoded, kept, owner, now[which], reasons, good, self._describe(good), bits)
 
     def _spell(self, string: str) -> list[str]:
         if self.spellings == 1:

@@ -15,7 +15,6 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from molcmim import similarity, smiles
-from molcmim.smiles import BadMolecule, MoleculeError
 
 PART_OF = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid", "test": "test"}
 """What a column of parts may hold, in any case."""
@@ -169,9 +168,7 @@ def clusters(molecules: Sequence[object]) -> Int64[np.ndarray, " n"]:
 def canonical(molecules: Sequence[object]) -> list[str]:
     """Canonical SMILES of molecules; MoleculeError that names all that cannot be read."""
     found, reasons = smiles.canonicalize(molecules)
-    bad = [BadMolecule(row, molecules[row], reason) for row, reason in enumerate(reasons) if reason is not None]
-    if bad:
-        raise MoleculeError(bad)
+    smiles.refuse(molecules, reasons)
     return [s for s in found if s is not None]
 
 

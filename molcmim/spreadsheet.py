@@ -24,12 +24,10 @@ def rows(path: str | os.PathLike[str]) -> Iterator[list[str]]:
     import openpyxl  # half a second
 
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
-        try:
+        with open(path, "rb") as file:  # openpyxl judges a path by its suffix
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True)
             for row in book.worksheets[0].iter_rows(values_only=True):
                 yield [_text(value) for value in row]
-        finally:
-            book.close()
     except (zipfile.BadZipFile, KeyError, IndexError, openpyxl.utils.exceptions.InvalidFileException) as error:
         raise ValueError(f"{path}: not a sound Excel workbook (.xlsx): {error}") from error
 

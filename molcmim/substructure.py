@@ -1,4 +1,4 @@
-"""Substructures that molecules must or must not have, as SMARTS. Knows no code and no score."""
+"""Substructures that molecules must or must not have, as SMARTS. Another door to RDKit; knows no code, no score."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool
 from rdkit import Chem
-from rdkit.rdBase import BlockLogs
 
 from molcmim import smiles
 
@@ -50,14 +49,14 @@ class Substructures:
             return False
         if not (self.wanted or self.unwanted):
             return True
-        with BlockLogs():
+        with smiles.quiet():
             mol = smiles.parse(molecule)
         wanted = all(mol.HasSubstructMatch(query) for query in self.wanted)
         return wanted and not any(mol.HasSubstructMatch(query) for query in self.unwanted)
 
 
 def _query(text: str) -> Chem.Mol:
-    with BlockLogs():
+    with smiles.quiet():
         query = Chem.MolFromSmarts(text)
     if query is None or not query.GetNumAtoms():
         raise ValueError(f"{text!r} is no SMARTS that RDKit can read")

@@ -229,11 +229,6 @@ def _codec(backend: str) -> Codec:
     return Codec(vocab)
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Encode strings with a tokenizer of ours; see `Codec.encode`."""
-    return Codec.of(tokenizer).encode(strings)
-
-
 def smiles_to_selfies(smiles: str) -> str:
     """Translate SMILES to SELFIES; ValueError with the reason where SELFIES has no word for the molecule."""
     import selfies

@@ -24,6 +24,7 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
+from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.utils import logging as transformers_logging
 
 from molcmim.captured import CapturedSteps
@@ -65,6 +66,9 @@ class PretrainTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(Progress())
         self.add_callback(CurveCallback())
+        board = TensorBoardCallback()
+        board.logging_dir = os.path.join(str(arguments.output_dir), "tensorboard")
+        self.add_callback(board)
         self.recipe, self.batches, self.valid, self.token_characters = recipe, batches, valid, token_characters
         self.model_accepts_loss_kwargs = False
         self.criterion = OBJECTIVES[recipe.objective]
@@ -305,7 +309,6 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
     if recipe.precision == "bf16" and not bf16:
         warnings.warn("this CPU has no fast bfloat16: training computes in float32", stacklevel=2)
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    os.environ["TENSORBOARD_LOGGING_DIR"] = str(output / "tensorboard")
     return TrainingArguments(
         output_dir=str(output),
         max_steps=recipe.steps,
@@ -329,7 +332,7 @@ def training_arguments(recipe: Recipe, output: Path) -> TrainingArguments:
         eval_steps=recipe.evaluate_every,
         save_steps=recipe.save_every,
         save_total_limit=2,
-        report_to=["tensorboard"],
+        report_to=[],  # but for TensorBoard, whose folder is ours to say
         ddp_find_unused_parameters=False,
         remove_unused_columns=False,
     )

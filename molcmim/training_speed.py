@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from molcmim.config import MolCMIMConfig
-from molcmim.data import BucketedBatches, TokenStore
+from molcmim.data import TOKENS_PER_BATCH, BucketedBatches, TokenStore, by_length
 from molcmim.metrics import bfloat16_pays
 from molcmim.model import MolCMIMModel
 from molcmim.pretrain import pretrain
@@ -32,9 +32,8 @@ VARIANTS: dict[str, dict[str, object]] = {
     "eager, 2 loader processes": {"compile": False, "loader_workers": 2},
 }
 """What of the recipe is changed."""
-EMBEDDED_TOKENS = 262_144
-"""Of a batch that is embedded on a GPU, padding included; a sixty-fourth of it on a CPU. As in the featurizer, which
-needs RDKit, as training does not."""
+PADDED = 64
+"""Batches whose padding is counted."""
 EMBEDDED = {"cpu": 2_000, "cuda": 200_000}
 """Molecules that are embedded to measure."""
 
@@ -140,26 +139,23 @@ def embedding(store: str | os.PathLike[str], recipe: Recipe) -> float:
     model = MolCMIMModel(MolCMIMConfig.named(recipe.size, **{**longest, **recipe.model})).eval()
     torch.nn.Module.to(model, device)
     rows = np.arange(min(EMBEDDED[device.type], len(tokens))) * tokens.manifest.spellings
-    rows = rows[np.argsort(-tokens.lengths[rows], kind="stable")]
-    budget = EMBEDDED_TOKENS if device.type == "cuda" else EMBEDDED_TOKENS // 64
+    batches = [rows[some] for some in by_length(tokens.lengths[rows], TOKENS_PER_BATCH[device.type])]
     started = 0.0
     for _ in range(2):
-        started, done = time.perf_counter(), 0
-        while done < len(rows):
-            batch = rows[done : done + max(1, budget // int(tokens.lengths[rows[done]]))]
+        started = time.perf_counter()
+        for batch in batches:
             ids = torch.from_numpy(tokens.gather(batch).ids).to(device)
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
                 model.encode(ids).mu.cpu()
-            done += len(batch)
     return len(rows) / (time.perf_counter() - started)
 
 
-def padding(store: str | os.PathLike[str], batch_size: int, batches: int = 64) -> dict[str, float]:
+def padding(store: str | os.PathLike[str], batch_size: int) -> dict[str, float]:
     """Share of a batch's positions that are padding, with batches of similar length and with batches at random."""
     tokens = TokenStore(store)
     shares = {}
     for name, cut in (("bucketed", BucketedBatches(tokens, batch_size)),
                       ("random", BucketedBatches(tokens, batch_size, window=1))):  # fmt: skip
-        masks = [cut[i]["attention_mask"] for i in range(min(batches, len(cut)))]
+        masks = [cut[i]["attention_mask"] for i in range(min(PADDED, len(cut)))]
         shares[name] = 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
     return shares

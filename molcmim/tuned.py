@@ -1,14 +1,15 @@
 """A fine-tuned model: networks, kernel machine, predictions, folder. Knows nothing of how it was trained.
 
-Its folder holds ``config.json``, ``model.safetensors`` (all members of the ensemble, the kernel machine, fingerprints
-of the train part, errors of the valid part) and the tokenizer's files, and ``finetuned.json``: what is predicted and
-how, hashes of the other files, versions, facts about the training.
+Its folder holds ``config.json``, ``model.safetensors`` (all members of the ensemble, the kernel machine, molecules of
+the train part and their fingerprints, errors of the valid part) and the tokenizer's files, and ``finetuned.json``: what
+is predicted and how, hashes of the other files, versions, facts about the training.
 
 Shapes: o outputs, v voices, n molecules, u different ones, y targets.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors.torch
@@ -25,7 +26,7 @@ from jaxtyping import Float, Float64, Shaped, UInt8
 from transformers import PreTrainedTokenizerFast
 
 import molcmim
-from molcmim import calibration, checkpoint, folders, similarity, spelling
+from molcmim import calibration, checkpoint, folders, similarity, smiles, spelling
 from molcmim.atomic import atomic_folder
 from molcmim.checkpoint import SETTINGS, WEIGHTS
 from molcmim.config import MolCMIMConfig
@@ -37,19 +38,19 @@ from molcmim.reading import Reader
 from molcmim.spelling import Spelled, Speller
 from molcmim.tokenizer import Codec, load_tokenizer, vocab_hash
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 RECORD = "finetuned.json"
 REPORT = ("predictions.csv", "metrics.csv", "learning.png", "parity.png", "calibration.png", "confusion.png")
 """Files that :mod:`molcmim.tuning_report` puts beside a model, and that are not those of the next."""
 TASKS = ("regression", "binary", "multiclass")
 NO_YES: tuple[list[int], ...] = ([], [0, 1])
 """Classes of "binary" whose one probability is that of yes; of any other two classes each has its own."""
-BITS, ERRORS = "train_bits", "valid_errors"
-"""Names of the fingerprints, and of the valid part's errors, among the weights."""
+STRINGS, BITS, ERRORS = "train_smiles", "train_bits", "valid_errors"
+"""Names of the train part's SMILES and fingerprints, and of the valid part's errors, among the weights."""
 USUAL = 0.9
 """Share of the truth that the intervals of reports are to hold."""
-SIMILARITY = "train_similarity"
-"""Column of :meth:`PropertyModel.train_similarity` in tables."""
+SIMILARITY, NEAREST = "train_similarity", "nearest_train"
+"""Columns of :meth:`PropertyModel.nearest_train` in tables."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Task:
         if self.kind == "regression":
             return np.empty((len(outputs), 0), object)
         if self.kind == "binary" and self.classes in NO_YES:
-            found = np.array([0, 1], object)[(outputs > 0.5).astype(int)]
+            found = np.array(self.classes or [0, 1], object)[(outputs > 0.5).astype(int)]  # True, 1.0 are 1 in NO_YES
         else:
             found = np.array(self.classes, object)[outputs.argmax(1)[:, None]]
         found[np.isnan(outputs).any(1)] = None
@@ -123,6 +124,15 @@ def label_columns(kind: str, targets: Sequence[str]) -> list[str]:
     return [] if kind == "regression" else [f"{target}_predicted" for target in targets]
 
 
+class Learned(NamedTuple):
+    """Molecules that a model learned from."""
+
+    smiles: list[str]
+    """Canonical."""
+    bits: UInt8[np.ndarray, "m 256"]
+    """Their :func:`molcmim.smiles.packed_bits`."""
+
+
 class PropertyModel:
     """A fine-tuned model: molecules -> properties.
 
@@ -140,8 +150,8 @@ class PropertyModel:
         What is to be known about the training; JSON.
     kernel : KernelMachine, optional
         On the task's descriptors.
-    train_bits : ndarray, optional
-        :func:`molcmim.smiles.packed_bits` of the molecules that it learned from.
+    learned : Learned, optional
+        Molecules that it learned from.
     valid_errors : ndarray, optional
         Absolute errors of the valid part, NaN where unknown; of an ensemble divided by its standard deviations.
     """
@@ -153,11 +163,11 @@ class PropertyModel:
         task: Task,
         training: Mapping[str, Any],
         kernel: KernelMachine | None = None,
-        train_bits: UInt8[np.ndarray, "m 256"] | None = None,
+        learned: Learned | None = None,
         valid_errors: Float64[np.ndarray, "v t"] | None = None,
     ) -> None:
         self.valid_errors = np.zeros((0, len(task.targets))) if valid_errors is None else valid_errors
-        self.train_bits = np.zeros((0, 256), np.uint8) if train_bits is None else train_bits
+        self.learned = Learned([], np.zeros((0, 256), np.uint8)) if learned is None else learned
         self.networks = [network.eval() for network in networks]
         self.tokenizer, self.task, self.training, self.kernel = tokenizer, task, dict(training), kernel
 
@@ -211,7 +221,7 @@ class PropertyModel:
             progress = len(rows) >= SHOW_PROGRESS_FROM and sys.stderr.isatty()
         spelled = self.speller().read(rows)
         if on_error == "raise":
-            refuse_bad(rows, spelled)
+            smiles.refuse(rows, spelled.reasons)
         return self.outputs(spelled, progress)
 
     def outputs(self, spelled: Spelled, progress: bool = False) -> Float64[np.ndarray, "n _"]:
@@ -264,21 +274,26 @@ class PropertyModel:
         except ValueError:  # of classes, or too few errors to tell
             return None
 
-    def train_similarity(self, spelled: Spelled) -> Float64[np.ndarray, " n"]:
-        """Highest Tanimoto similarity to a molecule of the train part, by :func:`molcmim.similarity.nearest`.
+    def nearest_train(self, spelled: Spelled) -> tuple[Float64[np.ndarray, " n"], Shaped[np.ndarray, " n"]]:
+        """Find the most similar molecule of the train part, by :func:`molcmim.similarity.nearest`.
 
-        How far a prediction is an extrapolation: errors grow as it falls (Sheridan et al., J. Chem. Inf. Comput. Sci.
-        2004, 44, 1912).
+        How far a prediction is an extrapolation: errors grow as the similarity falls (Sheridan et al., J. Chem. Inf.
+        Comput. Sci. 2004, 44, 1912).
 
         Returns
         -------
-        ndarray of float64, shape (n,)
-            Between 0 and 1; NaN for a bad molecule.
+        similarity : ndarray of float64, shape (n,)
+            Tanimoto, between 0 and 1; NaN for a bad molecule.
+        smiles : ndarray of object, shape (n,)
+            Canonical; None for a bad molecule, or if there is no train part.
         """
-        aligned = np.full(len(spelled.which), np.nan)
+        near, molecules = np.full(len(spelled.which), np.nan), np.full(len(spelled.which), None, object)
         good = spelled.which >= 0
-        aligned[good] = similarity.nearest(spelled.bits, self.train_bits).similarity[spelled.which[good]]
-        return aligned
+        found = similarity.nearest(spelled.bits, self.learned.bits)
+        near[good] = found.similarity[spelled.which[good]]
+        if self.learned.smiles:
+            molecules[good] = np.array(self.learned.smiles, object)[found.which[spelled.which[good]]]
+        return near, molecules
 
     def mean_and_variance(
         self, spelled: Spelled, progress: bool = False
@@ -317,32 +332,37 @@ class PropertyModel:
         FileExistsError
             If `folder` exists and is something else.
         """
-        with atomic_folder(folder, RECORD, "fine-tuned model", (RECORD, *checkpoint.OWN, *REPORT)) as unfinished:
-            model = self.networks[0].model
-            model.config.save_pretrained(unfinished)
-            self.tokenizer.save_pretrained(unfinished)
-            weights = {
-                f"{i}.{name}": weight.detach().cpu().contiguous()
-                for i, network in enumerate(self.networks)
-                for name, weight in network.state_dict().items()
-            }
-            if self.kernel is not None:
-                kernel = dataclasses.asdict(self.kernel)
-                weights |= {f"kernel.{name}": torch.from_numpy(np.ascontiguousarray(kernel[name])) for name in kernel}
-            weights |= {BITS: torch.from_numpy(self.train_bits), ERRORS: torch.from_numpy(self.valid_errors)}
-            safetensors.torch.save_file(weights, unfinished / WEIGHTS, metadata={"format": "pt"})
-            record = {
-                "format_version": FORMAT_VERSION,
-                "versions": checkpoint.versions(),
-                "weights_sha256": folders.sha256(unfinished / WEIGHTS),
-                "files": {name: folders.sha256(unfinished / name) for name in SETTINGS},
-                "vocab_hash": vocab_hash(self.tokenizer),
-                "members": len(self.networks),
-                "task": dataclasses.asdict(self.task),
-                "training": self.training,
-            }
-            (unfinished / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        with unfinished_folder(folder) as unfinished:
+            self.write(unfinished)
         return Path(folder)
+
+    def write(self, folder: Path) -> None:
+        """Write the model's files into a folder that is there."""
+        model = self.networks[0].model
+        model.config.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        weights = {
+            f"{i}.{name}": weight.detach().cpu().contiguous()
+            for i, network in enumerate(self.networks)
+            for name, weight in network.state_dict().items()
+        }
+        if self.kernel is not None:
+            kernel = dataclasses.asdict(self.kernel)
+            weights |= {f"kernel.{name}": torch.from_numpy(np.ascontiguousarray(kernel[name])) for name in kernel}
+        weights |= {BITS: torch.from_numpy(self.learned.bits), ERRORS: torch.from_numpy(self.valid_errors)}
+        weights[STRINGS] = torch.tensor(list("\n".join(self.learned.smiles).encode()), dtype=torch.uint8)
+        safetensors.torch.save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+        record = {
+            "format_version": FORMAT_VERSION,
+            "versions": checkpoint.versions(),
+            "weights_sha256": folders.sha256(folder / WEIGHTS),
+            "files": {name: folders.sha256(folder / name) for name in SETTINGS},
+            "vocab_hash": vocab_hash(self.tokenizer),
+            "members": len(self.networks),
+            "task": dataclasses.asdict(self.task),
+            "training": self.training,
+        }
+        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], device: str | torch.device | None = None) -> PropertyModel:
@@ -372,7 +392,8 @@ class PropertyModel:
         weights = safetensors.torch.load_file(folder / WEIGHTS)
         task = Task(**record["task"])
         spelling.columns(task.descriptors)
-        bits, errors = weights.pop(BITS).numpy(), weights.pop(ERRORS).numpy()
+        bits, errors, strings = (weights.pop(name).numpy() for name in (BITS, ERRORS, STRINGS))
+        learned = Learned(strings.tobytes().decode().split("\n") if len(bits) else [], bits)
         machine = {n.partition(".")[2]: w.numpy() for n, w in weights.items() if n.startswith("kernel.")}
         networks = []
         for i in range(record["members"]):
@@ -382,16 +403,12 @@ class PropertyModel:
             network.load_state_dict(own, assign=True)
             networks.append(network.to(checkpoint.device_of(device)))
         kernel = KernelMachine(**machine) if machine else None
-        return cls(networks, tokenizer, task, record["training"], kernel, bits, errors)
+        return cls(networks, tokenizer, task, record["training"], kernel, learned, errors)
 
 
-def refuse_bad(rows: Sequence[object], spelled: Spelled) -> None:
-    """Raise one MoleculeError that names every bad row, if there is any."""
-    bad = np.flatnonzero(spelled.which < 0)
-    if len(bad):
-        from molcmim.smiles import BadMolecule, MoleculeError
-
-        raise MoleculeError([BadMolecule(i, rows[i], spelled.reasons[i] or "") for i in bad.tolist()])
+def unfinished_folder(folder: str | os.PathLike[str]) -> contextlib.AbstractContextManager[Path]:
+    """Lend a folder that becomes `folder` at the end, where a fine-tuned model may be; see :mod:`molcmim.atomic`."""
+    return atomic_folder(folder, RECORD, "fine-tuned model", (RECORD, *checkpoint.OWN, *REPORT))
 
 
 def read_record(folder: Path) -> dict[str, Any]:

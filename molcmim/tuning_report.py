@@ -7,7 +7,9 @@ classes ``confusion.png``.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float64, Shaped
+from jaxtyping import Float64, Int64, Shaped
 
 from molcmim import datasets, property_metrics, smiles, splits, tuning_plots
-from molcmim.atomic import atomic_path
+from molcmim.atomic import alone
 from molcmim.datasets import Audit
-from molcmim.files import read_chunks, with_own_error
+from molcmim.files import Chunk, read_chunks, with_own_error
 from molcmim.finetune import Choices, finetune, judge
-from molcmim.tuned import SIMILARITY, PropertyModel, label_columns, output_columns
+from molcmim.splits import Split
+from molcmim.tuned import (
+    NEAREST,
+    RECORD,
+    SIMILARITY,
+    PropertyModel,
+    label_columns,
+    output_columns,
+    unfinished_folder,
+)
 from molcmim.values import BadValues, frame_of, text_of
 
 WIDE = 1_000
@@ -59,11 +70,11 @@ class Report:
     def warnings(self) -> list[str]:
         """What the figures should be read with."""
         cure = "; --group-column of the SMILES keeps equal ones in one part"
-        found = [
-            f"{target}: {audit}" + cure * any(audit.leaked.values())
-            for target, audit in self.audits.items()
-            if audit.repeated
-        ]
+        targets_of: dict[str, list[str]] = defaultdict(list)
+        for target, audit in self.audits.items():
+            if audit.repeated:
+                targets_of[f"{audit}" + cure * any(audit.leaked.values())].append(target)
+        found = [f"{', '.join(targets)}: {said}" for said, targets in targets_of.items()]
         valid = self.model.training["rows"]["valid"]
         if valid < FEW_VALID and self.model.training["choices"]["epochs"]:
             found.append(f"only {valid} molecule(s), the valid part, choose the epoch; --epochs 0 leaves no choice")
@@ -147,89 +158,106 @@ def finetune_table(
     OSError, ValueError
         If the file, a column or a part cannot be used, or the table has columns that the predictions add.
     """
-    if Path(output).exists() and not (Path(output) / "finetuned.json").is_file():
-        raise FileExistsError(f"{output} exists and is no fine-tuned model; name another folder")
-    if Path(output).exists() and not restart:
-        raise FileExistsError(f"{output} holds a fine-tuned model; name another folder, or replace it by --restart")
-    chunks = list(read_chunks(path, column))
-    try:
-        frame = frame_of(chunks, path, list(targets), classify, skip_bad)
-    except BadValues as error:
-        way = "labels of classes take --classify" if error.none_good else "--skip-bad-values counts them as unknown"
-        raise ValueError(f"{error}; {way}") from None
-    reasons = judge(checkpoint, frame["smiles"].tolist(), choices is not None and choices.standardize)
-    readable = np.array([reason is None for reason in reasons], bool)
-    rows = np.flatnonzero(readable & frame[list(targets)].notna().any(axis=1))
-    if not len(rows):
-        raise ValueError(f"{path}: no row has a molecule that can be read and a value; the first: {reasons[0]}")
-    good = frame.iloc[rows].reset_index(drop=True)
-    seen = good["smiles"].tolist()
-    if choices is not None and choices.standardize:  # rows that the model cannot tell apart are repeats
-        seen = smiles.canonicalize(seen, standardize=True)[0]
-    seen = good.assign(smiles=seen)
+    output = Path(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(output))
+        if output.exists() and not (output / RECORD).is_file():
+            raise FileExistsError(f"{output} exists and is no fine-tuned model; name another folder")
+        if output.exists() and not restart:
+            raise FileExistsError(f"{output} holds a fine-tuned model; name another folder, or replace it by --restart")
+        chunks = list(read_chunks(path, column))
+        try:
+            frame = frame_of(chunks, path, list(targets), classify, skip_bad)
+        except BadValues as error:
+            way = "labels of classes take --classify" if error.none_good else "--skip-bad-values counts them as unknown"
+            raise ValueError(f"{error}; {way}") from None
+        reasons = judge(checkpoint, frame["smiles"].tolist(), choices is not None and choices.standardize)
+        readable = np.array([reason is None for reason in reasons], bool)
+        rows = np.flatnonzero(readable & frame[list(targets)].notna().any(axis=1))
+        if not len(rows):
+            raise ValueError(f"{path}: no row has a molecule that can be read and a value; the first: {reasons[0]}")
+        good = frame.iloc[rows].reset_index(drop=True)
+        seen = good["smiles"].tolist()
+        if choices is not None and choices.standardize:  # rows that the model cannot tell apart are repeats
+            seen = smiles.canonicalize(seen, standardize=True)[0]
+        seen = good.assign(smiles=seen)
+        parts, how = _parts(chunks, seen, rows, path, split, split_column, group_column, sizes, seed, targets)
+        kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
+        predictions = with_own_error(pa.concat_tables([chunk.table for chunk in chunks])).to_pandas()
+        spread = choices is not None and choices.ensemble > 1
+        labels = label_columns(kind, targets)
+        added = {"part", *labels, *output_columns(kind, targets, classes, spread), SIMILARITY, NEAREST, "error"}
+        if taken := [name for name in predictions if name in added]:
+            raise ValueError(f"{path} has columns that the predictions add: {', '.join(taken)}; rename them first")
+        seen[list(targets)] = values
+        molecules = good["smiles"].to_numpy(object)
+        told = np.flatnonzero(readable)
+        folder = stack.enter_context(unfinished_folder(output))  # what takes no file is known before any training
+        model = finetune(
+            checkpoint, molecules[parts.train], values[parts.train], (molecules[parts.valid], values[parts.valid]),
+            kind=kind, targets=targets, classes=classes, choices=choices, device=device, progress=progress,
+        )  # fmt: skip
+        spelled = model.speller().read(frame["smiles"].to_numpy(object)[told])
+        predicted, (near, nearest) = model.outputs(spelled, progress), model.nearest_train(spelled)
+        measured = np.searchsorted(told, rows)
+        outputs = predicted[measured]
+        said = {
+            "file": Path(path).name,
+            "split": how,
+            "seed": seed,
+            "rows": len(frame),
+            "left_out": len(frame) - len(rows),
+        }
+        model.training["table"] = said
+        more = {
+            "part": pd.concat([pd.Series(part, rows[inside], object) for part, inside in parts._asdict().items()]),
+            **{
+                name: pd.Series(column, told)
+                for name, column in zip(labels, model.task.labels(predicted).T, strict=True)
+            },
+            **{name: pd.Series(column, told) for name, column in zip(model.columns, predicted.T, strict=True)},
+            SIMILARITY: pd.Series(near, told),
+            NEAREST: pd.Series(nearest, told),
+            "error": pd.Series(reasons, dtype=object).fillna(pd.Series(frame.attrs["bad_values"], dtype=object)),
+        }
+        predictions = pd.concat([predictions, pd.DataFrame(more, predictions.index)], axis=1)
+        metrics = property_metrics.table(
+            model.task, values, outputs, parts._asdict(), near[measured], model.usual_interval(outputs)
+        )
+        model.write(folder)
+        predictions.to_csv(folder / "predictions.csv", index=False)
+        metrics.to_csv(folder / "metrics.csv", index=False)
+        tuning_plots.learning(model, folder / "learning.png")
+        if kind == "regression":
+            shown = {"valid": parts.valid, "test": parts.test}
+            tuning_plots.numbers(model.task, values, outputs, shown, folder / "parity.png", folder / "calibration.png")
+        else:
+            part = "test" if len(parts.test) else "valid"
+            tuning_plots.classes(model.task, values, outputs, {part: getattr(parts, part)}, folder / "confusion.png")
+        known = splits.canonical(seen["smiles"].tolist())
+        audits = {target: datasets.audit(seen, parts, target, known) for target in targets}
+        return Report(model, predictions, metrics, audits)
+
+
+def _parts(
+    chunks: Sequence[Chunk], seen: pd.DataFrame, rows: Int64[np.ndarray, " n"], path: str | os.PathLike[str],
+    split: str, split_column: str | None, group_column: str | None, sizes: tuple[float, float, float], seed: int,
+    targets: Sequence[str],
+) -> tuple[Split, str]:  # fmt: skip
+    """Split the rows of a file that can be used, of which `seen` is what the model sees, and say how."""
     table = pa.concat_tables([chunk.table for chunk in chunks])
     if split_column is not None:
-        parts, how = splits.split_by(table, split_column, rows, path), f"column {split_column}"
-    elif group_column is not None:
+        return splits.split_by(table, split_column, rows, path), f"column {split_column}"
+    if group_column is not None:
         written = splits.fields_of(table, group_column, path)
         keys: list[Hashable] = [row if written[row] in (None, "") else str(written[row]) for row in rows.tolist()]
         if group_column == chunks[0].column:
             keys = [*splits.canonical(seen["smiles"].tolist())]
-        parts, how = splits.split(seen, "group", seed, groups=keys, sizes=sizes), f"by {group_column}"
-    else:
-        if split == "stratified" and len(targets) > 1:
-            raise ValueError(f"a stratified split is by one target, not by {', '.join(targets)}; take another split")
-        parts, how = splits.split(seen, split, seed, targets[0], sizes=sizes), split
-    kind, classes, values = _numbered(good[list(targets)].to_numpy(), classify)
-    predictions = with_own_error(table).to_pandas()
-    spread = choices is not None and choices.ensemble > 1
-    labels = label_columns(kind, targets)
-    added = {"part", *labels, *output_columns(kind, targets, classes, spread), SIMILARITY, "error"}
-    if taken := [name for name in predictions if name in added]:
-        raise ValueError(f"{path} has columns that the predictions add: {', '.join(taken)}; rename them first")
-    seen[list(targets)] = values
-    molecules = good["smiles"].to_numpy(object)
-    told = np.flatnonzero(readable)
-    model = finetune(
-        checkpoint, molecules[parts.train], values[parts.train], (molecules[parts.valid], values[parts.valid]),
-        kind=kind, targets=targets, classes=classes, choices=choices, device=device, progress=progress,
-    )  # fmt: skip
-    spelled = model.speller().read(frame["smiles"].to_numpy(object)[told])
-    predicted, near = model.outputs(spelled, progress), model.train_similarity(spelled)
-    measured = np.searchsorted(told, rows)
-    outputs = predicted[measured]
-    said = {
-        "file": Path(path).name,
-        "split": how,
-        "seed": seed,
-        "rows": len(frame),
-        "left_out": len(frame) - len(rows),
-    }
-    model.training["table"] = said
-    folder = model.save(output)
-    more = {
-        "part": pd.concat([pd.Series(part, rows[inside], object) for part, inside in parts._asdict().items()]),
-        **{name: pd.Series(column, told) for name, column in zip(labels, model.task.labels(predicted).T, strict=True)},
-        **{name: pd.Series(column, told) for name, column in zip(model.columns, predicted.T, strict=True)},
-        SIMILARITY: pd.Series(near, told),
-        "error": pd.Series(reasons, dtype=object).fillna(pd.Series(frame.attrs["bad_values"], dtype=object)),
-    }
-    predictions = pd.concat([predictions, pd.DataFrame(more, predictions.index)], axis=1)
-    metrics = property_metrics.table(
-        model.task, values, outputs, parts._asdict(), near[measured], model.usual_interval(outputs)
-    )
-    with atomic_path(folder / "predictions.csv") as partial:
-        predictions.to_csv(partial, index=False)
-    with atomic_path(folder / "metrics.csv") as partial:
-        metrics.to_csv(partial, index=False)
-    tuning_plots.learning(model, folder / "learning.png")
-    if kind == "regression":
-        shown = {"valid": parts.valid, "test": parts.test}
-        tuning_plots.numbers(model.task, values, outputs, shown, folder / "parity.png", folder / "calibration.png")
-    else:
-        part = "test" if len(parts.test) else "valid"
-        tuning_plots.classes(model.task, values, outputs, {part: getattr(parts, part)}, folder / "confusion.png")
-    return Report(model, predictions, metrics, {target: datasets.audit(seen, parts, target) for target in targets})
+        return splits.split(seen, "group", seed, groups=keys, sizes=sizes), f"by {group_column}"
+    if split == "stratified" and len(targets) > 1:
+        raise ValueError(f"a stratified split is by one target, not by {', '.join(targets)}; take another split")
+    return splits.split(seen, split, seed, targets[0], sizes=sizes), split
 
 
 def _numbered(values: Shaped[np.ndarray, "n t"], classify: bool) -> tuple[str, list[Any], Float64[np.ndarray, "n t"]]:

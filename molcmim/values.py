@@ -75,8 +75,9 @@ def frame_of(
     names = {targets: "y"} if isinstance(targets, str) else {target: target for target in targets}
     if missing := [target for target in names if target not in present]:
         raise ValueError(f"{path}: no column {', '.join(missing)}; the columns present: {', '.join(present)}")
-    if "smiles" in names.values():
-        raise ValueError(f"{path}: 'smiles' names the molecules; rename that target")
+    for taken, what in (("smiles", "the molecules"), ("error", "the reasons of bad rows")):
+        if taken in names.values():
+            raise ValueError(f"{path}: {taken!r} names {what}; rename that column")
     molecules = itertools.chain.from_iterable(chunk.smiles for chunk in chunks)
     frame = pd.DataFrame({"smiles": [s.strip() if isinstance(s, str) else s for s in molecules]})
     bad: dict[int, list[str]] = defaultdict(list)
@@ -116,6 +117,7 @@ def _numbers(texts: Sequence[str | None]) -> Float64[np.ndarray, " n"]:
 
     Commas are decimal points if the column has no other ones, and if they cannot all be marks of thousands.
     """
+    texts = [None if text is None else text.replace(MINUS, "-") for text in texts]
     written = [text for text in texts if text is not None]
     commas = {text for text in written if DECIMAL_COMMA.fullmatch(text)}
     points = any("." in text and np.isfinite(_number(text)) for text in written)
@@ -126,7 +128,7 @@ def _numbers(texts: Sequence[str | None]) -> Float64[np.ndarray, " n"]:
 
 def _number(text: str) -> float:
     try:
-        value = float("inf" if "_" in text else text.replace(MINUS, "-"))  # Python reads 1_0 as 10
+        value = float("inf" if "_" in text else text)  # Python reads 1_0 as 10
     except ValueError:
         return float("inf")
     return value if np.isfinite(value) else float("inf")

@@ -171,7 +171,7 @@ def _ridge(head: Head, problem: Problem, penalties: Sequence[float], waves: bool
     constant = head.linear.in_features
     size = constant + 1 + waves * head.frequencies.out_features
     patterns = [tuple(column.tolist()) for column in weights.T]
-    solutions = torch.zeros(len(penalties), targets.shape[1], size)
+    solutions = torch.zeros(len(penalties), targets.shape[1], size, dtype=torch.float32)
     for pattern in dict.fromkeys(patterns):  # targets known in the same rows share their matrix
         own = [i for i, other in enumerate(patterns) if other == pattern]
         rows = weights[:, own[0]].nonzero()[:, 0]

@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -52,6 +53,8 @@ def ordered_map(work: Callable[[T], R], tasks: Iterable[T], workers: int | None 
             while waiting:
                 task, future = waiting.popleft()
                 yield task, future.result()
+        except BrokenProcessPool as error:
+            raise OSError("a worker process was killed, perhaps because memory ran out; try fewer --workers") from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -19,7 +19,7 @@ from molcmim.latent import Posterior
 from molcmim.model import MolCMIMModel
 from molcmim.objectives import OBJECTIVES, Sample, Settings
 from molcmim.optimizer import build_optimizer
-from molcmim.tokenizer import encode, load_tokenizer, vocab_hash
+from molcmim.tokenizer import Codec, load_tokenizer, vocab_hash
 
 # 48 solvents, drugs, vitamins and amino acids: canonical SMILES and another spelling of the same molecule.
 MOLECULES = [
@@ -81,7 +81,7 @@ def write_store(folder: Path, first: int = 0, last: int | None = None, descripto
     """Write `MOLECULES[first:last]`, two spellings each, as a store; its descriptors count C, N and O."""
     molecules = MOLECULES[first:last]
     tokenizer = load_tokenizer("smiles")
-    tokens, offsets = encode(tokenizer, [spelling for molecule in molecules for spelling in molecule])
+    tokens, offsets = Codec.of(tokenizer).encode([spelling for molecule in molecules for spelling in molecule])
     counts = np.array([[s.upper().count(element) for element in "CNO"] for s, _ in molecules], np.float32)
     folder.mkdir(parents=True)
     tokens.tofile(folder / TOKENS)

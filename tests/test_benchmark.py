@@ -27,7 +27,7 @@ def folder(shared_data: Path, tiny_checkpoint: Path, tmp_path_factory: pytest.Te
     output = tmp_path_factory.mktemp("benchmark") / "out"
     arguments = [
         "benchmark", "property", "-o", str(output), "--checkpoint", str(tiny_checkpoint), "--datasets", "freesolv",
-        "--features", "mean,maccs,both+maccs", "--heads", "ridge", "--seeds", "2", "--jobs", "1",
+        "--features", "mean,maccs,both+maccs,mean:2+maccs", "--heads", "ridge", "--seeds", "2", "--jobs", "1",
         "--data", str(shared_data / "moleculenet"),
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
@@ -44,7 +44,7 @@ def test_every_fit_is_a_row_and_is_what_the_protocol_gives(
     folder: Path, shared_data: Path, tiny_checkpoint: Path
 ) -> None:
     table = results(folder)
-    assert len(table) == 3 * (2 + 1)
+    assert len(table) == 4 * (2 + 1)
     assert not table.duplicated(["split", "seed", "features"]).any()
     data = datasets.load("freesolv", shared_data / "moleculenet")
     maccs = smiles.fingerprints(data.smiles, "maccs")
@@ -54,6 +54,7 @@ def test_every_fit_is_a_row_and_is_what_the_protocol_gives(
         "mean": both[:, : featurizer.dim("mean")],
         "maccs": maccs,
         "both+maccs": [both, maccs],
+        "mean:2+maccs": [featurizer.featurize(data.smiles, spellings=2), maccs],
     }.items():
         for kind, seed in (("random", 1), ("scaffold", 0)):
             parts = datasets.split(data, kind, seed)
@@ -163,6 +164,9 @@ def test_unknown_names_list_the_known_ones() -> None:
         ValueError, match="unknown features ecfp; known are mean, informative, both, descriptors, morgan, rdkit2d"
     ):
         Plan(features=["mean", "both+ecfp"])
+    for features in ("mean:x", "maccs:2", "mean:0"):
+        with pytest.raises(ValueError, match=f"'{features}' is no embedding of several spellings, such as both:9"):
+            Plan(features=[features])
     with pytest.raises(ValueError, match="unknown head lasso; known are ridge, svr, kernel, mlp, forest"):
         Plan(heads=["lasso"])
     with pytest.raises(ValueError, match="unknown predictor grover; known are finetuned, chemprop, dmpnn, graphconv"):

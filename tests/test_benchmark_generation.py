@@ -136,6 +136,25 @@ def test_without_a_corpus_nothing_is_said_of_it(tiny_checkpoint, held_out, tmp_p
     assert not table["name"].str.contains("novel|corpus").any()
 
 
+def test_nothing_valid_and_nothing_readable(tiny_checkpoint, held_out, tmp_path, monkeypatch) -> None:
+    def decode(space, z, decoding, rng):
+        frame = chains.decode(space, z, decoding, rng)
+        return frame.assign(valid=False, canonical=None)
+
+    monkeypatch.setattr(Space, "decode", decode)
+    name = tmp_path / "NaN.smi"
+    name.write_text(held_out.read_text())
+    for _ in range(2):  # the second draws what the first has kept
+        table = run(tiny_checkpoint, name, tmp_path / "r", sizes=TINY, parts=["prior"])
+    assert table.set_index("name")["value"]["valid"] == 0
+    assert not (tmp_path / "r" / "prior.png").exists()
+    written = json.loads((tmp_path / "r" / "figures.json").read_text())
+    assert written["held_out"] == "NaN.smi"
+    name.write_text("C1CC\nnope\n")
+    with pytest.raises(ValueError, match=r"NaN\.smi holds 0 different molecule\(s\) that the model can read; 8 are"):
+        run(tiny_checkpoint, name, tmp_path / "r", sizes=TINY, parts=["reconstruction"])
+
+
 def test_a_corpus_is_read_from_a_store_or_a_file(tiny_checkpoint, held_out, tmp_path) -> None:
     space = Space(tiny_checkpoint)
     store = write_store(tmp_path / "store")

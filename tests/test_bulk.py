@@ -177,6 +177,15 @@ def test_standard_input(
         cat.stdin.close()
         assert command(tmp_path / "pipe.csv", "-o", tmp_path / "c.npy", *model).exit_code == 0
     assert same(read(tmp_path / "c.npy").X, expected["mean"])
+    os.mkfifo(tmp_path / "pipe.csv.gz")  # what is compressed is known by its name
+    with subprocess.Popen(
+        ["/bin/sh", "-c", 'gzip > "$0"', tmp_path / "pipe.csv.gz"], stdin=subprocess.PIPE, text=True
+    ) as cat:
+        assert cat.stdin is not None
+        cat.stdin.write(text)
+        cat.stdin.close()
+        assert command(tmp_path / "pipe.csv.gz", "-o", tmp_path / "d.npy", *model).exit_code == 0
+    assert same(read(tmp_path / "d.npy").X, expected["mean"])
     lines = "\n".join(FRAME["SMILES"])
     assert command("-", "-o", tmp_path / "b.npy", "--format", "smi", *model, input=lines).exit_code == 0
     assert same(read(tmp_path / "b.npy").X, expected["mean"])
@@ -190,8 +199,9 @@ def test_as_written_and_standardized(tiny_checkpoint: Path, tmp_path: Path) -> N
     for name, flag, options in (
         ("a", "--no-canonicalize", {"canonicalize": False}),
         ("b", "--standardize", {"standardize": True}),
+        ("c", "--spellings=3", {"spellings": 3}),
     ):
-        run = command(source, "-o", tmp_path / f"{name}.npy", flag, "--checkpoint", tiny_checkpoint, "--workers", "0")
+        run = command(source, "-o", tmp_path / f"{name}.npy", flag, "--checkpoint", tiny_checkpoint, "--workers", "1")
         assert run.exit_code == 0
         assert np.array_equal(np.load(tmp_path / f"{name}.npy"), tiny.featurize(texts, **options))
 
@@ -265,6 +275,12 @@ def test_an_unfinished_run_is_resumed_only_as_it_was(
     )
     assert command(source, "-o", output, "--restart", "--checkpoint", tiny_checkpoint, "--workers", "0").exit_code == 0
     assert np.load(output).shape == (10, 32)
+    made = output.stat().st_mtime_ns
+    assert bulk.featurize_file(source, output, tiny_checkpoint, workers=0) == (10, 0)  # done already
+    assert output.stat().st_mtime_ns == made
+    with pytest.raises(FileExistsError, match=r"out\.npy exists, of another call \(embedding, dim differ\)"):
+        bulk.featurize_file(source, output, tiny_checkpoint, "both", workers=0)
+    (tmp_path / "out.npy.json").unlink()
     with pytest.raises(FileExistsError, match=r"out\.npy exists; remove it"):
         bulk.featurize_file(source, output, tiny_checkpoint, workers=0)
 

@@ -61,6 +61,13 @@ def test_command_interpolate_draws_a_strip(folder, tmp_path):
     frame = pd.read_csv(tmp_path / "i.csv")
     assert list(frame["smiles"]) == list(interpolate(ASPIRIN, "CCO", 4, path="spherical", checkpoint=folder)["smiles"])
     assert png_size(tmp_path / "i.png") == (4 * 260, 220)
+    said = [
+        f"{end} is decoded as {frame['smiles'].iloc[row]}; --decoding nearest"
+        for end, row in ((ASPIRIN, 0), ("CCO", -1))
+    ]
+    back = [frame["canonical"].iloc[0] == ASPIRIN, frame["canonical"].iloc[-1] == "CCO"]
+    assert [text in done.stderr for text in said] == [not came for came in back]
+    assert not all(back)
 
 
 def test_commands_on_files(folder, tmp_path, monkeypatch):

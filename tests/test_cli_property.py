@@ -1,4 +1,4 @@
-"""cli_property, tuning_report and bulk's predictions: from a table to a model to predictions of any file."""
+"""cli_property and bulk's predictions: from a table to a model to predictions of any file."""
 
 from __future__ import annotations
 
@@ -13,25 +13,15 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rdkit import Chem
-from rdkit.Chem import Crippen
 from sklearn.base import clone
-from sklearn.metrics import roc_auc_score
-from stores import MOLECULES
-from typer.testing import CliRunner
+from tables import LOGP, SMILES, command
 
-from molcmim import bulk, cli_generation, tuning_report
-from molcmim.cli import app
+from molcmim import bulk, cli_generation
 from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
-from molcmim.smiles import random_spellings, similarities
+from molcmim.smiles import similarities
 from molcmim.tuned import PropertyModel
 
-SMILES = [text for text, _ in MOLECULES]
-LOGP = [Crippen.MolLogP(Chem.MolFromSmiles(text)) for text in SMILES]
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def command(*arguments: object, **options: Any) -> Any:
-    return CliRunner().invoke(app, [*map(str, arguments)], **options)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +57,8 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     assert table["part"].value_counts().to_dict() == {"train": 36, "valid": 4, "test": 5}
     assert table.columns.tolist() == [
         "name", "SMILES", "logP", "double", "part",
-        "logP_predicted", "double_predicted", "logP_std", "double_std", "train_similarity", "error",
+        "logP_predicted", "double_predicted", "logP_std", "double_std", "train_similarity",
+        "nearest_train", "error",
     ]  # fmt: skip
     given = pd.read_csv(folder / "data.csv")
     pd.testing.assert_frame_equal(table[given.columns], given)
@@ -77,6 +68,9 @@ def test_the_folder_says_what_was_done(folder: Path) -> None:
     near = good["train_similarity"].groupby(good["part"]).agg(["min", "max"])
     assert not good["train_similarity"].isna().any()
     assert near.loc["train"].tolist() == [1, 1]
+    for row in good[good["part"] == "test"].itertuples():  # what is named is as similar as it is said to be
+        assert similarities(row.SMILES, [row.nearest_train])[0] == pytest.approx(row.train_similarity)
+    assert set(good["nearest_train"]) <= {Chem.CanonSmiles(s) for s in good.query("part == 'train'")["SMILES"]}
     assert 0 < near.loc["test", "min"] < near.loc["test", "max"] <= 1
     metrics = pd.read_csv(model / "metrics.csv").fillna({"train_similarity": ""})
     assert metrics.columns[:4].tolist() == ["target", "part", "train_similarity", "n"]
@@ -101,6 +95,7 @@ def test_estimators_open_the_same_folder(folder: Path) -> None:
     assert regressor.get_params()["ensemble"] == 2
     table = pd.read_csv(folder / "model" / "predictions.csv").dropna(subset="train_similarity")
     np.testing.assert_allclose(regressor.train_similarity(table["SMILES"]), table["train_similarity"], atol=1e-6)
+    assert regressor.nearest_train(table["SMILES"]).tolist() == table["nearest_train"].tolist()
     with pytest.raises(ValueError, match=r"holds a model for regression; use MolCMIMRegressor\.load"):
         MolCMIMClassifier.load(folder / "model")
 
@@ -139,6 +134,7 @@ def test_predict_any_file(name: str, out: str, folder: Path, expected: np.ndarra
     columns = ["logP_predicted", "double_predicted", "logP_std", "double_std", "train_similarity"]
     np.testing.assert_allclose(table[columns].to_numpy(float), expected, atol=1e-4)
     assert table["error"].dropna().index.tolist() == [17, 18, 19]
+    assert table.index[table["nearest_train"].isna()].tolist() == [17, 18, 19]
     assert "the model reads 256 at most" in table["error"][19]
     if name != "in.smi":
         assert table["id"].tolist() == FRAME["id"].tolist()
@@ -152,7 +148,16 @@ def test_predict_with_intervals(folder: Path, tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     found = pd.read_csv(tmp_path / "out.csv")
     ends = ["logP_low", "double_low", "logP_high", "double_high"]
-    columns = ["smiles", "error", "logP_predicted", "double_predicted", "logP_std", "double_std", *ends]
+    columns = [
+        "smiles",
+        "error",
+        "nearest_train",
+        "logP_predicted",
+        "double_predicted",
+        "logP_std",
+        "double_std",
+        *ends,
+    ]
     assert list(found) == [*columns, "train_similarity"]
     expected = MolCMIMRegressor.load(folder / "model", "cpu").predict_interval(SMILES[:3], 0.75)
     np.testing.assert_allclose(found[ends][:3], np.concatenate(expected, axis=1), rtol=1e-5)
@@ -216,7 +221,10 @@ def test_finetune_refuses_what_cannot_work(folder: Path, tmp_path: Path, tiny_ch
     refused("is no fine-tuned model; name another folder", "--target", "logP", "-o", tmp_path / "thesis")
     run = command("finetune", folder / "model" / "predictions.csv", "--target", "logP", "-o", tmp_path / "m")
     assert run.exit_code == 1
-    assert "that the predictions add: part, logP_predicted, train_similarity; rename them first" in run.stderr
+    assert (
+        "that the predictions add: part, logP_predicted, train_similarity, nearest_train; rename them first"
+        in run.stderr
+    )
     refused("holds a fine-tuned model; name another folder, or replace", "--target", "logP", "-o", folder / "model")
     refused(
         "unknown choice lr; known are embedding, epochs,", "--target", "logP", "-o", tmp_path / "m", "--set", "lr=1"
@@ -225,84 +233,7 @@ def test_finetune_refuses_what_cannot_work(folder: Path, tmp_path: Path, tiny_ch
     refused("embedding must be one of", "--target", "logP", "-o", tmp_path / "m", "--embedding", "x")
 
 
-def test_parts_and_choices_of_ones_own(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    parts = ["train"] * 40 + ["Valid"] * 8
-    frame = pd.DataFrame({"smiles": SMILES, "logP": LOGP, "set": parts, "error": 0.1})
-    frame.to_csv(tmp_path / "data.csv", index=False)
-    arguments = (
-        "finetune", tmp_path / "data.csv", "--target", "logP", "--split-column", "set", "--set", "waves=16",
-        "--set", "descriptors=false", "--epochs", 0, "--checkpoint", tiny_checkpoint, "-o", tmp_path / "m",
-    )  # fmt: skip
-    run = command(*arguments)
-    assert run.exit_code == 0, run.output
-    found = pd.read_csv(tmp_path / "m" / "predictions.csv")
-    assert found["part"].tolist() == [part.lower() for part in parts]
-    assert (found["input_error"] == 0.1).all()
-    choices = json.loads((tmp_path / "m" / "finetuned.json").read_text())["training"]["choices"]
-    assert (choices["waves"], choices["descriptors"], choices["epochs"]) == (16, False, 0)
-    assert command(*arguments).exit_code == 1
-    assert command(*arguments, "--ensemble", 2, "--restart").exit_code == 0  # its calibration is of the valid part
-    assert (tmp_path / "m" / "model.safetensors").stat().st_mode & 0o777 == 0o644
-    last = command(*arguments[:4], *arguments[6:-1], tmp_path / "last", "--split-sizes", "0.75", "0.25", "0")
-    assert last.exit_code == 0, last.output
-    assert "there is no test part; errors of the valid part" in last.stderr
-    found = pd.read_csv(tmp_path / "last" / "predictions.csv")
-    assert found["part"].value_counts().to_dict() == {"train": 36, "valid": 12}
-    assert (
-        "of train, valid and test must add to 1"
-        in command(*arguments[:4], "-o", tmp_path / "x", "--split-sizes", "0.75", "0.2", "0.15").stderr
-    )
-
-
-def test_classes_by_scaffold(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    pd.DataFrame({"smiles": SMILES, "greasy": np.array(LOGP) > 1.5}).astype({"greasy": int}).to_csv(
-        tmp_path / "data.csv", index=False
-    )
-    run = command(
-        "finetune", tmp_path / "data.csv", "--target", "greasy", "--classify", "--epochs", 1, "--split", "scaffold",
-        "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model",
-    )  # fmt: skip
-    assert run.exit_code == 0, run.output
-    found = pd.read_csv(tmp_path / "model" / "predictions.csv").query("part == 'train'")
-    said = pd.read_csv(tmp_path / "model" / "metrics.csv").set_index("part").loc["train"]
-    y, p = found["greasy"].to_numpy() == 1, found["greasy_probability"].to_numpy()
-    tp, fp, fn, tn = ((p > 0.5) & y).sum(), ((p > 0.5) & ~y).sum(), ((p <= 0.5) & y).sum(), ((p <= 0.5) & ~y).sum()
-    assert said["accuracy"] == pytest.approx((tp + tn) / len(y))
-    assert said["mcc"] == pytest.approx((tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
-    assert said["roc_auc"] == pytest.approx((p[y][:, None] > p[~y]).mean())  # no two are equal
-    assert said["average_precision"] == pytest.approx(np.mean([y[p >= own].mean() for own in p[y]]))
-    assert not (tmp_path / "model" / "parity.png").exists()
-    classifier = MolCMIMClassifier.load(tmp_path / "model", "cpu")
-    assert classifier.predict_proba(SMILES).shape == (48, 2)
-    assert set(classifier.predict(SMILES)) <= {0.0, 1.0}
-
-
-def test_labels_of_classes(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    labels = np.where(np.array(LOGP) > 1.5, "oil", "brine").tolist()
-    pd.DataFrame({"smiles": SMILES, "phase": ["", *labels[1:]]}).to_csv(tmp_path / "data.csv", index=False)
-    run = command(
-        "finetune", tmp_path / "data.csv", "--target", "phase", "--classify", "--epochs", 1,
-        "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model",
-    )  # fmt: skip
-    assert run.exit_code == 0, run.output
-    found = pd.read_csv(tmp_path / "model" / "predictions.csv")
-    assert not found["error"].notna().any()
-    assert found["part"].isna().tolist() == [True] + [False] * 47
-    assert (tmp_path / "model" / "confusion.png").read_bytes()[:8] == PNG
-    assert found["phase"][1:].tolist() == labels[1:]
-    classifier = MolCMIMClassifier.load(tmp_path / "model", "cpu")
-    assert classifier.classes_.tolist() == ["brine", "oil"]
-    assert found["phase_predicted"].tolist() == classifier.predict(SMILES).tolist()  # that without a value, too
-    both = found[["phase_probability_brine", "phase_probability_oil"]][1:]
-    np.testing.assert_allclose(classifier.predict_proba(SMILES[1:]), both, rtol=1e-5)
-    assert found["phase_predicted"][1:].tolist() == np.array(["brine", "oil"])[both.to_numpy().argmax(1)].tolist()
-    train = found.query("part == 'train'")
-    said = pd.read_csv(tmp_path / "model" / "metrics.csv").set_index("part").loc["train"]
-    assert said["accuracy"] == pytest.approx((train["phase"] == train["phase_predicted"]).mean())
-    assert said["roc_auc"] == pytest.approx(roc_auc_score(train["phase"] == "oil", train["phase_probability_oil"]))
-
-
-@pytest.mark.parametrize("labels", [[0, 1], ["brine", "oil"]])
+@pytest.mark.parametrize("labels", [[0, 1], [0.0, 1.0], [False, True], ["brine", "oil"]])
 def test_predict_names_classes(labels: list, tiny_checkpoint: Path, tmp_path: Path) -> None:
     y = np.array(labels, object)[(np.array(LOGP) > 1.5).astype(int)]
     options = {"waves": 16, "spellings": 1, "descriptors": False}
@@ -319,26 +250,12 @@ def test_predict_names_classes(labels: list, tiny_checkpoint: Path, tmp_path: Pa
         assert found["y_predicted"][:20].isna().all()  # a chunk without any label
         assert found["y_predicted"][20:].tolist() == model.predict(SMILES).tolist()
         columns = ["y_probability"] if labels == [0, 1] else ["y_probability_brine", "y_probability_oil"]
-        assert list(found) == ["smiles", "error", "y_predicted", *columns, "train_similarity"]
+        assert list(found) == ["smiles", "error", "y_predicted", "nearest_train", *columns, "train_similarity"]
         expected = model.predict_proba(SMILES)[:, -len(columns) :]
         np.testing.assert_allclose(found[columns][20:], expected, rtol=1e-5)
     run = command("predict", tmp_path / "model", tmp_path / "out.csv", "-o", tmp_path / "again.csv")
     assert "columns that the output adds: " in run.output
     assert "y_predicted" in run.output
-
-
-def test_a_stratified_split_is_by_one_target(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    rare = ["yes" if i % 5 == 0 else "no" for i in range(48)]
-    pd.DataFrame({"smiles": SMILES, "rare": rare, "logP": LOGP}).to_csv(tmp_path / "data.csv", index=False)
-    common = ["finetune", tmp_path / "data.csv", "--target", "rare", "--classify", "--split", "stratified",
-              "--epochs", 0, "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model"]  # fmt: skip
-    run = command(*common)
-    assert run.exit_code == 0, run.output
-    found = pd.read_csv(tmp_path / "model" / "predictions.csv")
-    assert found[found["rare"] == "yes"]["part"].value_counts().to_dict() == {"train": 8, "valid": 1, "test": 1}
-    run = command(*common, "--target", "logP", "--restart")
-    assert run.exit_code == 1
-    assert "a stratified split is by one target, not by rare, logP" in run.output
 
 
 def test_an_index_of_pandas_moves_no_row(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -351,57 +268,6 @@ def test_an_index_of_pandas_moves_no_row(tiny_checkpoint: Path, tmp_path: Path) 
     assert dict(zip(found["smiles"], found["logP"], strict=True)) == pytest.approx(dict(zip(SMILES, LOGP, strict=True)))
     predicted = PropertyModel.load(tmp_path / "model", "cpu").predict(found["smiles"])[:, 0]
     np.testing.assert_allclose(found["logP_predicted"], predicted, rtol=1e-5)
-
-
-def test_repeats_are_of_what_the_model_reads(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    salts = [f"{text}.Cl" for text in SMILES[:24]]
-    pd.DataFrame({"smiles": [*SMILES[:24], *salts], "logP": [*LOGP[:24]] * 2}).to_csv(
-        tmp_path / "data.csv", index=False
-    )
-    common = ["finetune", tmp_path / "data.csv", "--target", "logP", "--epochs", 0, "--set", "descriptors=false",
-              "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model", "--restart"]  # fmt: skip
-    assert "earlier molecule" not in command(*common).stderr
-    assert "24 row(s) repeat an earlier molecule" in command(*common, "--standardize").stderr
-    run = command(*common, "--standardize", "--group-column", "smiles")
-    assert "too low" not in run.stderr
-
-
-def test_doubtful_labels_are_pointed_out_and_drawn_as_they_are(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    labels = np.where(np.array(LOGP) > 1.5, "$x_$", "_neg").astype(object)
-    labels[[0, 1]] = "$X_$", "N/A"
-    parts = ["test", *["train"] * 41, *["valid"] * 6]
-    pd.DataFrame({"smiles": SMILES, "a $b": labels, "part of it": parts}).to_csv(tmp_path / "d$.csv", index=False)
-    run = command("finetune", tmp_path / "d$.csv", "--target", "a $b", "--classify", "--epochs", 0, "--set",
-                  "descriptors=false", "--split-column", "part of it", "--checkpoint", tiny_checkpoint, "-o",
-                  tmp_path / "model")  # fmt: skip
-    assert run.exit_code == 0, run.output
-    assert "a $b: few rows have the label $X_$ (1)" in run.stderr
-    assert "a $b: no row of the train part has the label $X_$" in run.stderr
-    assert "a $b: $X_$ and $x_$ are different labels" in run.stderr
-    assert "N/A" not in run.stderr  # which is no label
-    assert (tmp_path / "model" / "confusion.png").read_bytes()[:8] == PNG
-
-
-def test_rows_of_one_group_stay_in_one_part(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    frame = pd.DataFrame({"smiles": SMILES, "logP": LOGP, "project": [f"p{i // 3}" for i in range(48)]})
-    repeated = frame.assign(smiles=[random_spellings(Chem.MolFromSmiles(s), 1, 0)[0] for s in SMILES])
-    repeated.loc[::2, "project"] = None  # each of which is a group of its own
-    pd.concat([frame, repeated]).to_csv(tmp_path / "data.csv", index=False)
-    common = ["finetune", tmp_path / "data.csv", "--target", "logP", "--epochs", 0, "--set", "descriptors=false",
-              "--checkpoint", tiny_checkpoint, "-o", tmp_path / "model", "--restart"]  # fmt: skip
-    run = command(*common)
-    assert "hold molecules of train, so errors there are too low; --group-column of the SMILES" in run.stderr
-    for column in ("smiles", "project"):
-        run = command(*common, "--group-column", column)
-        assert run.exit_code == 0, run.output
-        found = pd.read_csv(tmp_path / "model" / "predictions.csv")
-        assert set(found["part"]) == {"train", "valid", "test"}
-        groups = found["project"] if column == "project" else pd.Series([*SMILES, *SMILES])
-        assert (found["part"].groupby(groups).nunique() == 1).all()
-        assert ("too low" in run.stderr) == (column == "project")
-    assert "by project" in (tmp_path / "model" / "finetuned.json").read_text(encoding="utf-8")
-    run = command(*common, "--group-column", "nowhere")
-    assert "no column nowhere; the columns present: smiles, logP, project" in run.output
 
 
 def test_a_model_is_known_by_more_than_its_weights(
@@ -430,55 +296,6 @@ def weights_of(model: MolCMIMRegressor) -> str:
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / "model")
         return json.loads((Path(folder) / "model" / "finetuned.json").read_text())["weights_sha256"]
-
-
-def test_labels_are_numbers_only_if_they_are_written_so() -> None:
-    def classes(*labels: str | None) -> list[Any]:
-        return tuning_report._numbered(np.array(labels, object)[:, None], True)[1]
-
-    assert classes("1", "0", "1.0", None) == [0, 1]
-    assert classes("0.5", "-1", "2") == [-1, 0.5, 2]
-    assert classes("01", "1", "2") == ["01", "1", "2"]
-    assert classes("1_2", "12") == ["12", "1_2"]
-
-
-def test_what_looks_like_measurements_is_no_class(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    texts = [f"{value:.3f}" for value in LOGP]
-    texts[3], texts[7] = "<0.5", "n.d."
-    pd.DataFrame({"smiles": SMILES, "y": texts, "kind": "a"}).to_csv(tmp_path / "t.csv", index=False)
-    common = ["finetune", tmp_path / "t.csv", "--target", "y", "--epochs", 0, "--checkpoint", tiny_checkpoint,
-              "--set", "waves=16", "-o", tmp_path / "m"]  # fmt: skip
-    run = command(*common)
-    assert run.exit_code == 1
-    assert "row 3, y: '<0.5' is no finite number; row 7, y: 'n.d.'" in run.stderr
-    assert run.stderr.endswith("--skip-bad-values counts them as unknown\n")
-    assert "different values in 48 fields, such as" in command(*common, "--classify").stderr
-    kind = command("finetune", tmp_path / "t.csv", "--target", "kind", "-o", tmp_path / "m")
-    assert kind.stderr.endswith("labels of classes take --classify\n")
-    assert not (tmp_path / "m").exists()
-    run = command(*common, "--skip-bad-values")
-    assert run.exit_code == 0, run.output
-    found = pd.read_csv(tmp_path / "m" / "predictions.csv")
-    assert found["error"].dropna().to_dict() == {
-        3: "y: '<0.5' is no finite number", 7: "y: 'n.d.' is no finite number"
-    }  # fmt: skip
-    assert found["y_predicted"].notna().all()
-    assert found["part"].isna().sum() == 2
-
-
-def test_warnings(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    molecules, ic50 = [*SMILES, *SMILES[:9]], [*10 ** np.array(LOGP), *10 ** np.array(LOGP[:9])]
-    pd.DataFrame({"smiles": molecules, "ic50": ic50}).to_csv(tmp_path / "t.csv", index=False)
-    run = command(
-        "finetune", tmp_path / "t.csv", "--target", "ic50", "--epochs", 0, "--checkpoint", tiny_checkpoint,
-        "--set", "waves=16", "-o", tmp_path / "m",
-    )  # fmt: skip
-    assert run.exit_code == 0, run.output
-    assert "to know: ic50: 9 row(s) repeat an earlier molecule; " in run.stderr
-    assert "so errors there are too low" in run.stderr
-    powers = np.log10(max(ic50) / min(ic50))
-    assert f"to know: ic50 spans {powers:.0f} powers of ten; its logarithm is easier to predict" in run.stderr
-    assert "choose the epoch" not in run.stderr
 
 
 def test_info_and_an_oracle_of_one_target(folder: Path) -> None:

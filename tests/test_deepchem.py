@@ -183,7 +183,8 @@ def test_its_name_is_the_features_name(door: Any, tiny_checkpoint: Path, tmp_pat
         for canonicalize in (True, False)
         for standardize in (True, False)
     }
-    assert len(names) == 12
+    names.add(str(make(tiny_checkpoint, spellings=3)))
+    assert len(names) == 13
     assert all(re.fullmatch(r"[\w-]{1,80}", name) for name in names)
 
 
@@ -194,6 +195,8 @@ def test_settings_reach_the_featurizer(door: Any, tiny_checkpoint: Path) -> None
     assert (featurize("OCC") == featurize("CCO")).all()
     assert (featurize("OCC", canonicalize=False) != featurize("CCO")).any()
     assert (featurize("CC(=O)[O-].[Na+]", standardize=True) == featurize("CC(=O)O")).all()
+    averaged = Featurizer.from_pretrained(tiny_checkpoint, "cpu").featurize("OCC", spellings=3)
+    np.testing.assert_allclose(featurize("CCO", spellings=3).reshape(1, -1), averaged, atol=1e-6)
     with pytest.raises(ValueError, match="embedding must be one of mean, informative, both, descriptors, got 'median'"):
         door.MolCMIMFeaturizer(tiny_checkpoint, "median")
     with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'"):

@@ -133,6 +133,10 @@ def test_what_cannot_be_fitted_is_named(problem: tuple[np.ndarray, np.ndarray]) 
     holes[3, 1], gaps[7] = np.nan, np.inf
     with pytest.raises(ValueError, match=r"not finite in row\(s\) 3, 7;"):
         fit_head("ridge", holes, gaps, SPLIT)
+    with pytest.raises(
+        ValueError, match=r"y is 0\.(1|09999)\d* in every row of the train part"
+    ):  # whose sum is no multiple
+        fit_head("ridge", X, np.where(np.arange(len(y)) < 70, 0.1, y), SPLIT)
     with pytest.raises(ValueError, match=r"y is 1\.0 in every row of the train part"):
         fit_head("ridge", X, np.ones(120), SPLIT)
 

@@ -17,7 +17,7 @@ from molcmim.evaluation import evaluate
 from molcmim.featurizer import Featurizer
 from molcmim.prepare import StoreRecipe, prepare
 from molcmim.smiles import canonicalize
-from molcmim.tokenizer import encode, load_tokenizer
+from molcmim.tokenizer import Codec, load_tokenizer
 
 MOLECULES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "Cn1c(=O)c2c(ncn2C)n(C)c1=O", "C1CCCCC1", "CC(C)Cc1ccc(C(C)C(=O)O)cc1",
              "[Na+].CC(=O)[O-]", "O=C(O)c1ccc(Br)cc1[N+](=O)[O-]"]  # fmt: skip
@@ -41,7 +41,7 @@ def test_equals_reconstruction_one_by_one(store: Path) -> None:
     assert report["exact_reconstruction"] == pytest.approx(np.mean(exact))
     assert 0 < report["exact_reconstruction"] <= 1
     # The two likelihoods are one sum, over the predicted tokens and over the characters that they spell.
-    _, offsets = encode(load_tokenizer("smiles"), canonical)
+    _, offsets = Codec.of(load_tokenizer("smiles")).encode(canonical)
     tokens, characters = offsets[-1] - len(MOLECULES), len("".join(canonical))
     nats = report["nats_per_token"] * tokens
     assert nats == pytest.approx(report["bits_per_character"] * characters * np.log(2))

@@ -219,6 +219,27 @@ def test_the_model_is_left_as_it_was(tiny_checkpoint: Path) -> None:
     assert loaded.model.encoder.latents.grad is not None
 
 
+@torch.no_grad()
+def test_several_spellings_are_averaged_and_the_decoder_is_told_the_canonical_one(tiny: Featurizer) -> None:
+    X = tiny.featurize(ALL, "both", spellings=4, batch_size=7)
+    for text, row in zip(ALL, X, strict=True):
+        written = [text, *smiles.random_spellings(smiles.parse(text), 3, 0)]
+        mu = np.mean([tiny.featurize(spelling, canonicalize=False)[0] for spelling in written], axis=0)
+        ids = torch.tensor([load_tokenizer("smiles")(text)["input_ids"]])
+        informative = tiny.model.decode_hidden(ids, torch.from_numpy(mu[None])).mean(1)[0].numpy()
+        np.testing.assert_allclose(row, np.r_[mu, informative], atol=1e-5)
+    assert np.array_equal(X[:, : tiny.dim("mean")], tiny.featurize(ALL, spellings=4, batch_size=7))
+    assert np.array_equal(tiny.featurize("OCC", "both", spellings=4), tiny.featurize("C(C)O", "both", spellings=4))
+    assert np.abs(tiny.featurize(ALL, spellings=4) - tiny.featurize(ALL)).max() > 1e-3
+    Y, kept = tiny.featurize(MIXED, "informative", on_error="skip", spellings=4)
+    assert kept.tolist() == GOOD
+    np.testing.assert_allclose(Y[0], tiny.featurize("CCO", "informative", spellings=4)[0], atol=1e-5)
+    told = Featurizer.from_pretrained("molcmim-small", "cpu")
+    first, mean = told.featurize("CCO", "descriptors", spellings=3), told.featurize("CCO", spellings=3)
+    assert told.model.to_descriptors is not None
+    np.testing.assert_allclose(first, told.model.to_descriptors(torch.from_numpy(mean)).numpy(), atol=1e-5)
+
+
 def test_choices_are_checked(tiny: Featurizer) -> None:
     with pytest.raises(ValueError, match="embedding must be one of mean, informative, both for this model, got 'Mean'"):
         tiny.featurize("C", embedding="Mean")
@@ -226,6 +247,10 @@ def test_choices_are_checked(tiny: Featurizer) -> None:
         tiny.dim("all")
     with pytest.raises(ValueError, match="on_error must be one of raise, nan, skip, got 'ignore'"):
         tiny.featurize("C", on_error="ignore")
+    with pytest.raises(ValueError, match="spellings must be at least 1, got 0"):
+        tiny.featurize("C", spellings=0)
+    with pytest.raises(ValueError, match="of several spellings all but one are drawn: they need canonicalize=True"):
+        tiny.featurize("C", spellings=2, canonicalize=False)
     for size in (0, -3):
         with pytest.raises(ValueError, match=f"batch_size must be at least 1, or None, got {size}"):
             tiny.featurize("C", batch_size=size)

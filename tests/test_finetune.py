@@ -206,6 +206,23 @@ def test_it_repeats_itself_and_the_global_seed_stays(tiny_checkpoint: Path) -> N
     assert (a != c).any()
 
 
+def test_the_callers_gradient_mode_and_dtype_do_not_matter(tiny_checkpoint: Path) -> None:
+    def predicted() -> np.ndarray:
+        y = LOGP[:, None]
+        return finetune(tiny_checkpoint, SMILES[:30], y[:30], (SMILES[30:], y[30:]), choices=QUICK).predict(SMILES)
+
+    expected = predicted()
+    with torch.no_grad():
+        np.testing.assert_array_equal(predicted(), expected)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(predicted(), expected)
+    try:
+        torch.set_default_dtype(torch.float64)
+        assert np.isfinite(predicted()).all()  # other draws, but a model
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_rows_of_weight_zero_and_unknown_values_change_nothing(tiny_checkpoint: Path) -> None:
     valid = SMILES[40:], LOGP[40:, None]
     weights = np.r_[np.ones(30), np.zeros(6)]
@@ -317,7 +334,7 @@ def test_damage_is_said(tuned: PropertyModel, tmp_path: Path) -> None:
     newer = json.dumps({**record, "format_version": 99}).encode()
     broken("finetuned.json", newer, ValueError, "has format 99, .* upgrade molcmim")
     older = json.dumps({**record, "format_version": 2}).encode()
-    broken("finetuned.json", older, ValueError, "has format 2, now 4; fine-tune it again")
+    broken("finetuned.json", older, ValueError, "has format 2, now 5; fine-tune it again")
     other = json.dumps({**record, "vocab_hash": "0" * 64}).encode()
     broken("finetuned.json", other, ValueError, "tokenizer in .* is not the one")
     alien = json.dumps({**record, "task": {**record["task"], "descriptors": ["Charm"]}}).encode()

@@ -311,6 +311,18 @@ def test_neighbours_are_those_of_brute_force(model):
     assert len(neighbours("CCO", FEW, 100, checkpoint=model)) == len(FEW)
 
 
+def test_neighbours_by_codes_of_several_spellings(model):
+    library = [canonical for canonical, _ in MOLECULES]
+    frame = neighbours("OCC", library, 12, spellings=3, checkpoint=model)
+    X = model.featurize(["CCO", *library], spellings=3).astype(float)
+    ranked = sorted(range(len(library)), key=lambda row: -cosine(X[0], X[row + 1]))
+    assert list(frame["row"]) == ranked[:12]
+    np.testing.assert_allclose(frame["cosine"], [cosine(X[0], X[row + 1]) for row in ranked[:12]], atol=1e-5)
+    assert_frame_equal(
+        neighbours("OCC", library, 12, spellings=3, embeddings=X[1:], checkpoint=model), frame, atol=1e-4
+    )
+
+
 def test_several_queries_have_each_their_rows(model):
     queries = [ASPIRIN, Chem.MolFromSmiles("OCC")]
     frame = neighbours(iter(queries), FEW, 3, checkpoint=model)
@@ -338,7 +350,7 @@ def test_neighbours_of_a_library_that_is_embedded_already(model, monkeypatch):
     expected = neighbours("CCO", library, 5, on_error="skip", checkpoint=model)
     X = model.featurize(library, on_error="nan")
     encoded, encode = [], Space.encode
-    monkeypatch.setattr(Space, "encode", lambda space, rows: encoded.append(len(rows)) or encode(space, rows))
+    monkeypatch.setattr(Space, "encode", lambda space, rows, k: encoded.append(len(rows)) or encode(space, rows, k))
     found = neighbours("CCO", library, 5, embeddings=X, on_error="skip", checkpoint=model)
     assert_frame_equal(found, expected, atol=1e-5)
     assert found.attrs == expected.attrs
@@ -347,6 +359,18 @@ def test_neighbours_of_a_library_that_is_embedded_already(model, monkeypatch):
         neighbours("CCO", library, embeddings=X, checkpoint=model)
     with pytest.raises(ValueError, match=r"embeddings have shape \(2, 32\); expected \("):
         neighbours("CCO", library, embeddings=X[:2], checkpoint=model)
+
+
+def test_embeddings_of_what_cannot_be_read(model):
+    library = ["C1CC", *FEW, "nope"]
+    X = model.featurize(["CCO", *FEW, "CCO"])  # the two that nobody can read are nearest
+    found = neighbours("CCO", library, 2, embeddings=X, on_error="skip", checkpoint=model)
+    whole = neighbours("CCO", FEW, 2, checkpoint=model)
+    assert (found["row"] - 1).tolist() == whole["row"].tolist()
+    assert found.attrs["skipped"] == 2
+    with pytest.raises(MoleculeError, match=r"row 0: 'C1CC'|row 9: 'nope'"):  # whichever is met first
+        neighbours("CCO", library, 2, embeddings=X, checkpoint=model)
+    assert not len(neighbours("CCO", ["x"], embeddings=X[:1], on_error="skip", checkpoint=model))
 
 
 def test_neighbours_say_what_they_leave_out(model):

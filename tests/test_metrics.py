@@ -91,7 +91,11 @@ def test_held_out_batches_are_a_fair_choice(tmp_path, monkeypatch):
     every = list(metrics.held_out_batches(store))
     assert sorted(len(batch["target_ids"]) for batch in every) == [8] * 6
     some = list(metrics.held_out_batches(store, 12))
-    assert [len(batch["target_ids"]) for batch in some] == [8, 8]
+    assert [len(batch["target_ids"]) for batch in some] == [8, 4]
+    monkeypatch.setattr(metrics, "BATCH_SIZE", 32)  # of 48: the short batch may come first
+    for asked in (1, 5, 20, 40, 48, 60):
+        assert sum(len(b["target_ids"]) for b in metrics.held_out_batches(store, asked)) == min(asked, 48)
+    monkeypatch.setattr(metrics, "BATCH_SIZE", 8)
     again = list(metrics.held_out_batches(store, 12))
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(some, again, strict=True))
     assert all(torch.equal(batch["input_ids"], batch["target_ids"]) for batch in some)

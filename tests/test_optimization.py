@@ -219,6 +219,13 @@ def test_what_fails_has_its_reason_in_its_row(run) -> None:
     assert (frame["error"].notna() == failed).all()
     assert frame.loc[frame["canonical"].str.contains("N"), "error"].eq("oracle score: KeyError: 'N'").all()
     assert (best(frame, 3)["score"].notna()).all()
+    asked = []
+
+    def late(molecules):  # the seeds and the first dozen around them fail
+        asked.extend(molecules)
+        return [math.nan if asked.index(molecule) < 15 else 1.0 for molecule in molecules]
+
+    assert run(oracle=late)["score"].notna().any()
 
 
 def test_several_objectives_have_their_columns(run) -> None:
@@ -243,6 +250,16 @@ def test_best_picks_the_highest_of_each_seed(run) -> None:
         assert (similarities(own["canonical"].iloc[0], better) >= 0.5).all()  # each that was passed over
     assert list(apart["seed"]) == list(found["seed"])
     assert set(apart["canonical"]) != set(found["canonical"])
+
+
+def test_two_searches_do_not_share_a_log(run, tmp_path) -> None:
+    def oracle(molecules):
+        with pytest.raises(FileExistsError, match=r"another process is writing .*log\.parquet now"):
+            run(log=tmp_path / "log.parquet")
+        return chains.oxygens(molecules)
+
+    run(oracle=oracle, calls=5, log=tmp_path / "log.parquet")
+    assert os.listdir(tmp_path) == ["log.parquet"]
 
 
 def test_every_code_is_in_the_log_and_a_second_call_reads_it(run, tmp_path, decoded) -> None:

@@ -89,6 +89,13 @@ def test_built_in_oracles() -> None:
     np.testing.assert_array_equal(named("similarity:OCC")(FEW), similarities("CCO", FEW))
 
 
+def test_a_sum_that_overflows_is_no_score() -> None:
+    scorer = Scorer({"a": lambda molecules: [1e300 * len(molecule) for molecule in molecules]}, {"a": 1e10})
+    score = scorer.score(["CC"])[0]
+    assert math.isnan(score.total)
+    assert score.error == "the weighted sum is not finite"
+
+
 @pytest.mark.parametrize(
     ("oracle", "weights", "message"),
     [

@@ -54,8 +54,12 @@ def test_numbers(suffix: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     done = predict(tmp_path / "m", tmp_path / "new.csv", "-o", tmp_path / "never.csv", "--measured", "fuond")
     assert "no column fuond; the columns present: smiles, found" in done.stderr
     assert not (tmp_path / "never.csv").exists()  # refused before anything was predicted
-    done = predict(tmp_path / "m", tmp_path / "new.csv", "-o", tmp_path / "out.npy", "--measured", "found")
-    assert done.exit_code == 2
+    for array in ("out.npy", "out.NPY"):
+        done = predict(tmp_path / "m", tmp_path / "new.csv", "-o", tmp_path / array, "--measured", "found")
+        assert done.exit_code == 2
+    (tmp_path / "new.csv").rename(tmp_path / "new.dat")
+    arguments = [tmp_path / "m", tmp_path / "new.dat", "-o", tmp_path / f"dat{suffix}", "--measured", "found"]
+    assert predict(*arguments, "--format", "csv").exit_code == 0
 
 
 def test_one_is_one(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rdkit import Chem
 from stores import MOLECULES
 
 from molcmim import retrieval, smiles
@@ -20,8 +21,9 @@ def featurizer(tiny_checkpoint):
 def test_shares_are_those_of_the_double_loop(featurizer, monkeypatch):
     monkeypatch.setattr(retrieval, "KS", (1, 3))
     monkeypatch.setattr(retrieval, "QUERIES_AT_A_TIME", 4)
-    library = list(dict.fromkeys(LIBRARY))
-    measured = retrieval.measure(featurizer, LIBRARY, queries=len(LIBRARY), progress=False).set_index(["ranking", "k"])
+    library = list(dict.fromkeys(map(Chem.CanonSmiles, LIBRARY)))
+    spelled = [*LIBRARY, *(smiles.random_spellings(smiles.parse(one), 1, 7)[0] for one in LIBRARY)]  # once each
+    measured = retrieval.measure(featurizer, spelled, queries=len(LIBRARY), progress=False).set_index(["ranking", "k"])
     X = featurizer.featurize(library)
     scaffolds = [smiles.murcko_scaffold(molecule) for molecule in library]
     expected = {(ranking, k): ([], [], []) for ranking in ("mean", "tanimoto", "chance") for k in (1, 3)}

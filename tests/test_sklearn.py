@@ -190,6 +190,8 @@ def test_settings_reach_the_featurizer(tiny_checkpoint: Path) -> None:
     assert (transform("OCC", canonicalize=False) != transform("CCO")).any()
     assert (transform("CC(=O)[O-].[Na+]") != transform("CC(=O)O")).any()
     assert (transform("CC(=O)[O-].[Na+]", standardize=True) == transform("CC(=O)O")).all()
+    averaged = Featurizer.from_pretrained(tiny_checkpoint, "cpu").featurize("OCC", spellings=3)
+    np.testing.assert_allclose(transform("CCO", spellings=3).reshape(1, -1), averaged, atol=1e-6)
 
 
 @pytest.mark.parametrize("embedding", ["mean", "informative", "both"])

@@ -20,6 +20,7 @@ from sklearn.utils import estimator_checks
 from stores import MOLECULES
 
 from molcmim import finetune
+from molcmim.calibration import scaled_errors
 from molcmim.sklearn import MolCMIMClassifier, MolCMIMRegressor
 from molcmim.smiles import MoleculeError
 
@@ -95,6 +96,34 @@ def test_a_rare_class_is_in_the_valid_part(classifier: MolCMIMClassifier, monkey
     assert (len(parts[1][1]), sum(parts[1][1])) == (10, 2)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_all_rows_of_a_molecule_are_in_one_part(
+    regressor: MolCMIMRegressor, classifier: MolCMIMClassifier, monkeypatch: Any, seed: int
+) -> None:
+    parts: list[Any] = []
+
+    def captured(_: Any, smiles: Any, y: Any, valid: Any, **__: Any) -> Any:
+        parts.append((smiles, valid[0], y))
+        return SimpleNamespace(training={})
+
+    monkeypatch.setattr(finetune, "finetune", captured)
+    again = [text for text, other in MOLECULES for text in (text, other, text)]  # in another spelling, too
+    order = np.random.RandomState(seed).permutation(len(again))
+    clone(regressor).set_params(random_state=seed).fit(np.array(again)[order], np.repeat(LOGP, 3)[order])
+    labels = np.array(["often"] * 46 + ["twice"] * 2)  # of "once" there is one
+    labels[7] = "once"
+    clone(classifier).set_params(random_state=seed, validation_fraction=0.4).fit(
+        np.array(again)[order], np.repeat(labels, 3)[order]
+    )
+    for train, valid, _ in parts:
+        held_out = {Chem.CanonSmiles(text) for text in valid}
+        assert held_out.isdisjoint(Chem.CanonSmiles(text) for text in train)
+        assert len(train) + len(valid) == len(again)
+        assert len(valid) == 3 * len(held_out)
+    assert len(parts[0][1]) == 3 * 5
+    assert set(parts[1][2][:, 0]) == {0, 1, 2}
+
+
 def test_pickle_save_and_load(regressor: MolCMIMRegressor, tmp_path: Path) -> None:
     fitted = clone(regressor).set_params(ensemble=2).fit(SMILES, LOGP)
     expected = fitted.predict(SMILES, return_std=True)
@@ -123,8 +152,13 @@ def test_intervals_come_from_the_errors_of_the_valid_part(
     low, high = fitted.predict_interval(SMILES, 0.8)
     predicted = fitted.predict(SMILES)
     np.testing.assert_allclose((low + high) / 2, predicted)
-    scale = fitted.predict(SMILES, return_std=True)[1] if ensemble > 1 else np.ones((48, 2))
-    errors = np.abs(valid[1] - predicted[:20]) / scale[:20]
+    scale, errors = np.ones((48, 2)), np.abs(valid[1] - predicted[:20])
+    if ensemble > 1:  # in units of what is fitted to other rows
+        scale = fitted.predict(SMILES, return_std=True)[1]
+        spelled = fitted.model_.speller().read(SMILES[:20])
+        variance = fitted.model_.mean_and_variance(spelled)[1][spelled.which]
+        columns = zip(valid[1].T, predicted[:20].T, variance.T, strict=True)
+        errors = np.stack([scaled_errors(*column) for column in columns], 1)
     ranked = np.sort(errors, axis=0)  # NaN last
     np.testing.assert_allclose(high - predicted, scale * [ranked[16, 0], ranked[7, 1]], rtol=1e-4)  # 17 of 20, 8 of 9
     with pytest.raises(ValueError, match="the valid part has 9 values of y1, too few for an interval that holds 95%"):
@@ -340,6 +374,7 @@ def test_numbers_as_searches_draw_them(regressor: MolCMIMRegressor, tmp_path: Pa
         ({"options": {"dropout": -1.0}}, LOGP, "dropout must be between"),
         ({}, LOGP[:5], "[Ii]nconsistent"),
         ({}, np.zeros(48), "nothing to learn"),
+        ({}, np.full(48, 0.1), "nothing to learn"),
     ],
 )
 def test_wrong_settings(settings: dict[str, Any], y: np.ndarray, message: str, regressor: MolCMIMRegressor) -> None:

@@ -4,6 +4,8 @@ import gzip
 import itertools
 import math
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,6 +66,23 @@ def test_rdkits_own_log_is_left_as_it_was(capfd: pytest.CaptureFixture[str]) -> 
     smiles.canonicalize(["C1CC"])
     Chem.MolFromSmiles("C1CC")
     assert "unclosed ring" in capfd.readouterr().err
+
+
+THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+from molcmim import smiles
+
+rows = ["C1CC", "CCO", "c1ccccc", "nope", "CC(C", "N(C)(C)(C)(C)C"] * 30
+expected = smiles.canonicalize(rows)
+with ThreadPoolExecutor(4) as pool:
+    assert all(found == expected for found in pool.map(smiles.canonicalize, [rows] * 40))
+"""
+
+
+def test_threads_get_their_own_reasons() -> None:
+    """RDKit's log is one for all threads; two that capture it at once end the process."""
+    run = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def test_the_largest_molecule_that_is_read() -> None:

@@ -149,3 +149,20 @@ def test_what_cannot_be_encoded_has_no_probability(model):
     assert np.isnan(found).tolist() == [False, True, True]
     assert found[0] == space.log_probability(["CCO"], space.encode(["CCO"]).mu[0])[0]
     assert np.isnan(space.log_probability(["C1CC"], space.encode(["CCO"]).mu[0])).all()
+
+
+def test_what_the_caller_computes_in_does_not_matter(model, codes):
+    space = Space(model)
+    expected = space.decode(codes, "greedy", np.random.default_rng(0))
+    code = codes[0]
+    told = space.log_probability(["CCO"], code)
+    try:
+        torch.set_default_dtype(torch.float64)
+        found = space.decode(codes, "greedy", np.random.default_rng(0))
+        assert np.array_equal(space.log_probability(["CCO"], code), told)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    pd.testing.assert_frame_equal(found, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        pd.testing.assert_frame_equal(space.decode(codes, "greedy", np.random.default_rng(0)), expected)
+        assert np.array_equal(space.log_probability(["CCO"], code), told)

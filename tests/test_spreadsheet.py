@@ -38,6 +38,9 @@ def test_a_sheet_is_read_as_a_csv_file_is(tmp_path: Path) -> None:
     assert [chunk.smiles for chunk in chunks] == [["CCO", "CCN"], ["C"]]
     assert chunks[0].table.to_pydict() == {"Smiles": ["CCO", "CCN"], "pIC50": ["5.5", ""], "note": ["", "x"]}
     assert files.count_rows(path) is None
+    path.rename(tmp_path / "m.dat")
+    assert [chunk.smiles for chunk in files.read_chunks(tmp_path / "m.dat", format="xlsx")] == [["CCO", "CCN", "C"]]
+    (tmp_path / "m.dat").rename(path)
     pd.testing.assert_frame_equal(
         load_csv(path, "Smiles", "pIC50"), pd.DataFrame({"smiles": ["CCO", "CCN", "C"], "y": [5.5, None, 4.0]})
     )

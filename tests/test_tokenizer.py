@@ -59,7 +59,7 @@ def decode(tokenizer, ids, offsets):
 
 def check(tokenizer, strings):
     """Lossless, without <unk>, framed by <s> and </s>, and the same ids as the Hugging Face tokenizer's."""
-    ids, offsets = tk.encode(tokenizer, strings)
+    ids, offsets = tk.Codec.of(tokenizer).encode(strings)
     assert offsets.shape == (len(strings) + 1,)
     assert offsets[-1] == len(ids)
     assert (ids[offsets[:-1]] == tk.BOS_ID).all()
@@ -128,7 +128,7 @@ def test_selfies_come_back_as_the_same_molecule(shared_data):
     smiles = lines(shared_data / "corpus" / "valid.smi.gz")[:500]
     strings = [tk.smiles_to_selfies(s) for s in smiles]
     check(SELFIES, strings)
-    back = [tk.selfies_to_smiles(s) for s in decode(SELFIES, *tk.encode(SELFIES, strings))]
+    back = [tk.selfies_to_smiles(s) for s in decode(SELFIES, *tk.Codec.of(SELFIES).encode(strings))]
     assert [Chem.CanonSmiles(s) for s in back] == [Chem.CanonSmiles(s) for s in smiles]
 
 
@@ -181,14 +181,14 @@ def test_saved_tokenizer_is_the_same(tokenizer, tmp_path):
 @pytest.mark.parametrize("string", ["C C", "C\nC", "C\u03b1", "C\tC"])
 def test_what_no_token_covers_is_an_error(string):
     with pytest.raises(ValueError, match="row 1"):
-        tk.encode(SMILES, ["CC", string])
+        tk.Codec.of(SMILES).encode(["CC", string])
 
 
 def test_nothing_and_the_empty_string():
     carbon = SMILES.convert_tokens_to_ids("C")
-    ids, offsets = tk.encode(SMILES, [])
+    ids, offsets = tk.Codec.of(SMILES).encode([])
     assert (len(ids), offsets.tolist()) == (0, [0])
-    ids, offsets = tk.encode(SMILES, ["", "C", ""])
+    ids, offsets = tk.Codec.of(SMILES).encode(["", "C", ""])
     assert (ids.tolist(), offsets.tolist()) == ([1, 2, 1, carbon, 2, 1, 2], [0, 2, 5, 7])
 
 

@@ -44,7 +44,7 @@ def test_overlapping_spans_count_once():
 def test_all_molecules_of_a_store_are_embedded(store, monkeypatch):
     seen = []
     encode = training_speed.MolCMIMModel.encode
-    monkeypatch.setattr(training_speed, "EMBEDDED_TOKENS", 64 * 100)
+    monkeypatch.setitem(training_speed.TOKENS_PER_BATCH, "cpu", 100)
     monkeypatch.setattr(
         training_speed.MolCMIMModel, "encode", lambda self, ids: (seen.append(ids.shape), encode(self, ids))[1]
     )

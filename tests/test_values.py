@@ -41,6 +41,7 @@ def test_decimal_commas_are_points(values: list) -> None:
         (["1,5", "2.5"], [np.inf, 2.5]),
         (["1,5", "n.d."], [1.5, np.inf]),
         (["\N{MINUS SIGN}1.5", "-2", "\N{MINUS SIGN}1e-3"], [-1.5, -2, -1e-3]),
+        (["\N{MINUS SIGN}1,5", "0,5"], [-1.5, 0.5]),
         (["1_0", "inf", "1e3", "0x1"], [np.inf, np.inf, 1000, np.inf]),
     ],
 )
@@ -60,6 +61,12 @@ def test_every_bad_value_is_named_with_its_row(tmp_path: Path) -> None:
     assert caught.value.none_good
     with pytest.raises(BadValues, match="and 2 more"):
         frame(tmp_path / "t.csv", "smiles,y\n" + "C,low\n" * 12 + "C,1\n")
+
+
+def test_names_that_are_taken(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("smiles,error\nC,1\n")
+    with pytest.raises(ValueError, match="'error' names the reasons of bad rows; rename that column"):
+        frame_of(list(read_chunks(tmp_path / "t.csv")), "t.csv", ["error"])
 
 
 def test_bad_values_may_count_as_unknown(tmp_path: Path) -> None:
