@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import filelock
 import joblib
@@ -45,21 +45,20 @@ class Summary(NamedTuple):
     """Rows of the input, and of the output."""
     bad: int
     """How many of them could not be read."""
+    found: bool = False
+    """Whether the output was there already, written by the same call."""
 
-
-class Judged(Protocol):
-    """Molecules that have been read."""
-
-    @property
-    def reasons(self) -> list[str | None]:
-        """Why a row is bad, None for a good one."""
+    def __str__(self) -> str:
+        """Say it in a line."""
+        already = " (was there already)" * self.found
+        return f"{self.rows:,} rows, {self.bad:,} of them bad{already}{' (reasons are in the output)' * bool(self.bad)}"
 
 
 class Work(NamedTuple):
     """What is done to the rows of a file."""
 
     read: Callable[[list[Any]], Any]
-    """Molecules -> :class:`Judged`. Picklable, for worker processes."""
+    """Molecules -> what `compute` takes, whose `reasons` say why a row is bad, None for a good one. Picklable."""
     compute: Callable[[Any], tuple[np.ndarray, Mapping[str, Any]]]
     """What `read` returns -> (rows, width), NaN for a bad row, and what stands in the columns of `words`."""
     width: int
@@ -359,7 +358,7 @@ def _finished(output: Path, settings: Mapping[str, Any]) -> Summary:
     if differ := [name for name in settings if held.get(name) != settings[name]]:
         said = f"{output} exists, of another call ({', '.join(differ)} differ)"
         raise FileExistsError(f"{said}; name another file, or replace it by --restart")
-    return Summary(held["rows"], held["bad_rows"])
+    return Summary(held["rows"], held["bad_rows"], found=True)
 
 
 def _check_columns(schema: pa.Schema, output: Path, work: Work) -> None:

@@ -221,7 +221,7 @@ def featurize(
         standardize=standardize, spellings=spellings, chunk_rows=chunk_rows, workers=workers, batch_size=batch_size,
         device=device, precision=precision, restart=restart,
     )  # fmt: skip
-    typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
+    typer.echo(f"{output}: {done}", err=True)
     if strict and done.bad:
         raise typer.Exit(2)
 

@@ -156,7 +156,7 @@ def predict(
         input, output, model, column=column, format=format, chunk_rows=chunk_rows, workers=workers, device=device,
         interval=interval, restart=restart,
     )  # fmt: skip
-    typer.echo(f"{output}: {done.rows:,} rows, {done.bad:,} of them bad (reasons are in the output)", err=True)
+    typer.echo(f"{output}: {done}", err=True)
     if measured:
         metrics = prospective.assess(model, output, measured, column)
         typer.echo(property_metrics.as_text(metrics))

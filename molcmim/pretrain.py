@@ -11,14 +11,13 @@ import contextlib
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import filelock
 from transformers import TrainerCallback, set_seed
 
 from molcmim import checkpoint
-from molcmim.atomic import atomic_path
+from molcmim.atomic import alone, atomic_path
 from molcmim.config import MolCMIMConfig
 from molcmim.data import PAD_MULTIPLE, TOKENIZER, BucketedBatches, TokenStore
 from molcmim.metrics import held_out_batches, token_characters
@@ -30,9 +29,6 @@ from molcmim.recipe import Recipe
 from molcmim.stages import begin_stage, changes, descriptor_scale, load_start, origin
 from molcmim.tokenizer import load_tokenizer, vocab_hash
 from molcmim.trainer import MOVING_AVERAGE, WHOLE, PretrainTrainer, training_arguments
-
-LOCK = ".lock"
-"""File of a run's folder that its process holds."""
 
 
 def pretrain(
@@ -66,32 +62,15 @@ def pretrain(
     ------
     ValueError
         If stores, recipe and the checkpoint to start from do not fit together, or `output` holds a run that this
-        one does not continue, or that another process works on.
+        one does not continue.
     FileExistsError, FileNotFoundError
-        If `output` holds a finished model whose checkpoints, or a run whose record, are gone.
+        If another process trains in `output`, or it holds a finished model whose checkpoints, or a run whose record,
+        are gone.
     """
-    with _alone(Path(output)):
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    first = os.environ.get("RANK", "0") == "0"  # of the processes of one run, which train in it together
+    with alone(output) if first else contextlib.nullcontext():
         return _pretrain(Path(store), Path(valid), Path(output), recipe, callbacks)
-
-
-@contextlib.contextmanager
-def _alone(output: Path) -> Iterator[None]:
-    """Keep others from training in a folder; of the processes of one run, the first does it."""
-    if os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    output.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(output / LOCK)  # which ends with this process, however it ends
-    try:
-        lock.acquire(blocking=False)
-    except filelock.Timeout:
-        raise ValueError(f"another process trains in {output}; wait for it, or name another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
-        if os.listdir(output) == [LOCK]:  # refused: nothing was there, and nothing is left
-            shutil.rmtree(output)
 
 
 def _pretrain(store: Path, valid: Path, output: Path, recipe: Recipe, callbacks: Sequence[TrainerCallback]) -> Path:

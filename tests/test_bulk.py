@@ -85,7 +85,7 @@ def same(X: np.ndarray, Y: np.ndarray) -> bool:
 def test_every_input(tiny_checkpoint: Path, tmp_path: Path, expected: dict[str, np.ndarray], name: str) -> None:
     output = tmp_path / "out.parquet"
     summary = bulk.featurize_file(write(tmp_path / name), output, tiny_checkpoint, chunk_rows=30, workers=0)
-    assert summary == (100, 3)
+    assert summary == (100, 3, False)
     frame, X, metadata = read(output)
     assert same(X, expected["mean"])
     reasons = dict(frame["error"].dropna())
@@ -154,7 +154,10 @@ def test_command_line(tiny_checkpoint: Path, tmp_path: Path, expected: dict[str,
     source, model = write(tmp_path / "in.csv"), ["--checkpoint", tiny_checkpoint, "--workers", "0"]
     run = command(source, "-o", tmp_path / "a.npy", *model)
     assert (run.exit_code, run.stdout) == (0, "")
-    assert "100 rows, 3 of them bad" in run.stderr
+    assert "100 rows, 3 of them bad (reasons are in the output)" in run.stderr
+    run = command(source, "-o", tmp_path / "a.npy", *model)
+    assert (run.exit_code, run.stdout) == (0, "")
+    assert "100 rows, 3 of them bad (was there already) (reasons" in run.stderr
     run = command(source, "-o", tmp_path / "b.npy", "--strict", "--embedding", "both", *model)
     assert run.exit_code == 2
     assert same(read(tmp_path / "b.npy").X, expected["both"])
@@ -247,7 +250,7 @@ def test_a_killed_run_resumes(tiny_checkpoint: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Featurizer, "embed_encoded", counted)
     summary = bulk.featurize_file(source, output, tiny_checkpoint, chunk_rows=10, workers=0)
-    assert summary == (960, 1)
+    assert summary == (960, 1, False)
     assert sum(embedded) == 960 - 10 * len(left)
     whole = tmp_path / "whole.parquet"
     bulk.featurize_file(source, whole, tiny_checkpoint, chunk_rows=10, workers=0)
@@ -276,7 +279,7 @@ def test_an_unfinished_run_is_resumed_only_as_it_was(
     assert command(source, "-o", output, "--restart", "--checkpoint", tiny_checkpoint, "--workers", "0").exit_code == 0
     assert np.load(output).shape == (10, 32)
     made = output.stat().st_mtime_ns
-    assert bulk.featurize_file(source, output, tiny_checkpoint, workers=0) == (10, 0)  # done already
+    assert bulk.featurize_file(source, output, tiny_checkpoint, workers=0) == (10, 0, True)  # done already
     assert output.stat().st_mtime_ns == made
     with pytest.raises(FileExistsError, match=r"out\.npy exists, of another call \(embedding, dim differ\)"):
         bulk.featurize_file(source, output, tiny_checkpoint, "both", workers=0)

@@ -305,7 +305,9 @@ def test_two_processes_do_not_train_in_one_folder(stores, tmp_path):
     command += ["-o", str(tmp_path / "run"), "--recipe", "tiny", "--set", "batch_size=8", "--set", "steps=100000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout.readline().startswith("step 1 of")
-        with pytest.raises(ValueError, match=r"another process trains in .*run; wait for it, or name another folder"):
+        with pytest.raises(
+            FileExistsError, match=r"another process is writing .*run now; wait for it, or name another"
+        ):
             pretrain(*stores, tmp_path / "run", Recipe.load("tiny", **CHOICES))
         process.kill()
 
