@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from molcmim import property_metrics, tuning_plots
 from molcmim.atomic import atomic_path
 from molcmim.files import read_chunks
-from molcmim.tuned import SIMILARITY, PropertyModel, read_record
+from molcmim.tuned import SIMILARITY, PropertyModel, read_record, refuse_taken
 from molcmim.values import frame_of
 
 PART = "measured"
@@ -113,7 +113,8 @@ def assess(
 
 
 def _task_of(model: str | os.PathLike[str], columns: Sequence[str]) -> dict[str, Any]:
-    """Say what is predicted; ValueError if there are not as many columns as targets."""
+    """Say what is predicted; ValueError if there are not as many columns as targets, or one cannot be."""
+    refuse_taken(columns)
     task: dict[str, Any] = read_record(Path(model))["task"]
     if len(columns) != len(task["targets"]):
         raise ValueError(f"{model} predicts {', '.join(task['targets'])}: name a column of measured values for each")

@@ -114,6 +114,12 @@ def output_columns(kind: str, targets: Sequence[str], classes: Sequence[Any], sp
     return [f"{targets[0]}_probability_{label}" for label in classes]
 
 
+def refuse_taken(targets: Sequence[str]) -> None:
+    """Refuse a column of measured values whose name is that of the reasons of bad rows in what is written."""
+    if "error" in targets:
+        raise ValueError("the column 'error' will hold the reasons of bad rows; rename that of the measured values")
+
+
 def interval_columns(targets: Sequence[str]) -> list[str]:
     """Names of the ends of intervals."""
     return [f"{target}_{end}" for end in ("low", "high") for target in targets]

@@ -32,6 +32,7 @@ from molcmim.tuned import (
     PropertyModel,
     label_columns,
     output_columns,
+    refuse_taken,
     unfinished_folder,
 )
 from molcmim.values import BadValues, frame_of, text_of
@@ -166,6 +167,7 @@ def finetune_table(
             raise FileExistsError(f"{output} exists and is no fine-tuned model; name another folder")
         if output.exists() and not restart:
             raise FileExistsError(f"{output} holds a fine-tuned model; name another folder, or replace it by --restart")
+        refuse_taken(targets)
         chunks = list(read_chunks(path, column))
         try:
             frame = frame_of(chunks, path, list(targets), classify, skip_bad)

@@ -75,9 +75,8 @@ def frame_of(
     names = {targets: "y"} if isinstance(targets, str) else {target: target for target in targets}
     if missing := [target for target in names if target not in present]:
         raise ValueError(f"{path}: no column {', '.join(missing)}; the columns present: {', '.join(present)}")
-    for taken, what in (("smiles", "the molecules"), ("error", "the reasons of bad rows")):
-        if taken in names.values():
-            raise ValueError(f"{path}: {taken!r} names {what}; rename that column")
+    if "smiles" in names.values():
+        raise ValueError(f"{path}: 'smiles' names the molecules; rename that column")
     molecules = itertools.chain.from_iterable(chunk.smiles for chunk in chunks)
     frame = pd.DataFrame({"smiles": [s.strip() if isinstance(s, str) else s for s in molecules]})
     bad: dict[int, list[str]] = defaultdict(list)

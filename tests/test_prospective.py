@@ -48,6 +48,7 @@ def test_numbers(suffix: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     for columns, message in (
         (["found", "smiles"], "predicts y: name a column of measured values for each"),
         (["pKa"], "no column pKa"),
+        (["error"], "the column 'error' will hold the reasons of bad rows"),
     ):
         with pytest.raises(ValueError, match=message):
             assess(tmp_path / "m", output, columns)

@@ -196,6 +196,13 @@ def test_what_looks_like_measurements_is_no_class(tiny_checkpoint: Path, tmp_pat
     assert found["part"].isna().sum() == 2
 
 
+def test_a_target_cannot_be_called_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pd.DataFrame({"smiles": SMILES, "error": LOGP}).to_csv(tmp_path / "data.csv", index=False)
+    run = command("finetune", tmp_path / "data.csv", "--target", "error", "-o", tmp_path / "m")
+    assert "the column 'error' will hold the reasons of bad rows; rename that of the measured values" in run.stderr
+    assert not (tmp_path / "m").exists()
+
+
 def test_warnings(tiny_checkpoint: Path, tmp_path: Path) -> None:
     molecules, ic50 = [*SMILES, *SMILES[:9]], [*10 ** np.array(LOGP), *10 ** np.array(LOGP[:9])]
     pd.DataFrame({"smiles": molecules, "ic50": ic50}).to_csv(tmp_path / "t.csv", index=False)

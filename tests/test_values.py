@@ -63,12 +63,6 @@ def test_every_bad_value_is_named_with_its_row(tmp_path: Path) -> None:
         frame(tmp_path / "t.csv", "smiles,y\n" + "C,low\n" * 12 + "C,1\n")
 
 
-def test_names_that_are_taken(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text("smiles,error\nC,1\n")
-    with pytest.raises(ValueError, match="'error' names the reasons of bad rows; rename that column"):
-        frame_of(list(read_chunks(tmp_path / "t.csv")), "t.csv", ["error"])
-
-
 def test_bad_values_may_count_as_unknown(tmp_path: Path) -> None:
     found = frame(tmp_path / "t.csv", "smiles,y\nC,1\nCC,<8\nCCC,\n", skip_bad=True)
     np.testing.assert_array_equal(found["y"], [1, np.nan, np.nan])
