@@ -193,7 +193,7 @@ def test_a_killed_prediction_goes_on(
     with pytest.raises(KeyboardInterrupt):
         bulk.predict_file(*arguments, chunk_rows=5, workers=0)
     assert not (tmp_path / "out.npy").exists()
-    assert bulk.predict_file(*arguments, chunk_rows=5, workers=0) == (20, 3)
+    assert bulk.predict_file(*arguments, chunk_rows=5, workers=0) == (20, 3, False)
     assert done == [5, 5, 5, 5, 5]  # two, the one cut short, and only what was missing
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-4)
 
