@@ -110,9 +110,9 @@ def test_all_rows_of_a_molecule_are_in_one_part(
     again = [text for text, other in MOLECULES for text in (text, other, text)]  # in another spelling, too
     order = np.random.RandomState(seed).permutation(len(again))
     clone(regressor).set_params(random_state=seed).fit(np.array(again)[order], np.repeat(LOGP, 3)[order])
-    labels = np.array(["often"] * 46 + ["twice"] * 2)  # of "once" there is one
-    labels[7] = "once"
-    clone(classifier).set_params(random_state=seed, validation_fraction=0.4).fit(
+    labels = np.array(["often"] * 46 + ["twice"] * 2)
+    labels[7] = "a single time"
+    clone(classifier).set_params(random_state=seed, validation_fraction=0.6).fit(
         np.array(again)[order], np.repeat(labels, 3)[order]
     )
     for train, valid, _ in parts:
