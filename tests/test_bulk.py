@@ -171,24 +171,15 @@ def test_standard_input(
     text, model = FRAME.to_csv(index=False), ["--checkpoint", tiny_checkpoint, "--workers", "0"]
     assert command("-", "-o", tmp_path / "a.parquet", *model, input=text).exit_code == 0
     assert same(read(tmp_path / "a.parquet").X, expected["mean"])
-    os.mkfifo(tmp_path / "pipe.csv")
-    with subprocess.Popen(
-        ["/bin/sh", "-c", 'cat > "$0"', tmp_path / "pipe.csv"], stdin=subprocess.PIPE, text=True
-    ) as cat:
-        assert cat.stdin is not None
-        cat.stdin.write(text)
-        cat.stdin.close()
-        assert command(tmp_path / "pipe.csv", "-o", tmp_path / "c.npy", *model).exit_code == 0
-    assert same(read(tmp_path / "c.npy").X, expected["mean"])
-    os.mkfifo(tmp_path / "pipe.csv.gz")  # what is compressed is known by its name
-    with subprocess.Popen(
-        ["/bin/sh", "-c", 'gzip > "$0"', tmp_path / "pipe.csv.gz"], stdin=subprocess.PIPE, text=True
-    ) as cat:
-        assert cat.stdin is not None
-        cat.stdin.write(text)
-        cat.stdin.close()
-        assert command(tmp_path / "pipe.csv.gz", "-o", tmp_path / "d.npy", *model).exit_code == 0
-    assert same(read(tmp_path / "d.npy").X, expected["mean"])
+    for name, packed in (("pipe.csv", "cat"), ("pipe.csv.gz", "gzip")):  # what is compressed is known by its name
+        os.mkfifo(tmp_path / name)
+        shell = ["/bin/sh", "-c", f'{packed} > "$0"', tmp_path / name]
+        with subprocess.Popen(shell, stdin=subprocess.PIPE, text=True) as process:
+            assert process.stdin is not None
+            process.stdin.write(text)
+            process.stdin.close()
+            assert command(tmp_path / name, "-o", tmp_path / f"{name}.npy", *model).exit_code == 0
+        assert same(read(tmp_path / f"{name}.npy").X, expected["mean"])
     lines = "\n".join(FRAME["SMILES"])
     assert command("-", "-o", tmp_path / "b.npy", "--format", "smi", *model, input=lines).exit_code == 0
     assert same(read(tmp_path / "b.npy").X, expected["mean"])
