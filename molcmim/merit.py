@@ -189,10 +189,7 @@ def of_prior(
     return figures, values
 
 
-def _distance(
-    a: Float64[np.ndarray, " n"],
-    b: Float64[np.ndarray, " m"],
-) -> tuple[float, float]:
+def _distance(a: Float64[np.ndarray, " n"], b: Float64[np.ndarray, " m"]) -> tuple[float, float]:
     """Wasserstein distance, and its standard error by resampling both."""
     rng = np.random.default_rng(0)
     again = [wasserstein_distance(rng.choice(a, len(a)), rng.choice(b, len(b))) for _ in range(RESAMPLED)]

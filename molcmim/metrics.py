@@ -132,10 +132,11 @@ def held_out_batches(
     )
     left = len(store) if molecules is None else molecules
     for i in range(len(batches)):
-        batch = {name: tensor[: max(left, 0)] for name, tensor in batches[i].items()}
+        if left <= 0:
+            return
+        batch = {name: tensor[:left] for name, tensor in batches[i].items()}
         left -= len(batch["target_ids"])
-        if len(batch["target_ids"]):
-            yield batch
+        yield batch
 
 
 def token_characters(tokenizer: PreTrainedTokenizerFast) -> Float[Tensor, " v"]:

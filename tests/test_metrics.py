@@ -13,7 +13,7 @@ from stores import batch_of, learned, write_store
 
 from molcmim import metrics
 from molcmim.config import MolCMIMConfig
-from molcmim.data import TokenStore
+from molcmim.data import BucketedBatches, TokenStore
 from molcmim.model import MolCMIMModel
 from molcmim.objectives import OBJECTIVES
 from molcmim.tokenizer import load_tokenizer
@@ -96,6 +96,11 @@ def test_held_out_batches_are_a_fair_choice(tmp_path, monkeypatch):
     for asked in (1, 5, 20, 40, 48, 60):
         assert sum(len(b["target_ids"]) for b in metrics.held_out_batches(store, asked)) == min(asked, 48)
     monkeypatch.setattr(metrics, "BATCH_SIZE", 8)
+    made, take = [], BucketedBatches.__getitem__
+    with monkeypatch.context() as patch:
+        patch.setattr(BucketedBatches, "__getitem__", lambda own, i: made.append(i) or take(own, i))
+        list(metrics.held_out_batches(store, 12))
+    assert made == [0, 1]  # what is not asked for is not read
     again = list(metrics.held_out_batches(store, 12))
     assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(some, again, strict=True))
     assert all(torch.equal(batch["input_ids"], batch["target_ids"]) for batch in some)
